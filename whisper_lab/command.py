@@ -1,0 +1,42 @@
+"""How every script starts and ends: one line for a user's mistake, the exit status that a shell expects."""
+
+import errno
+import logging
+import os
+import sys
+import warnings
+
+from . import LabError
+
+
+def run(main) -> None:
+    """Call `main()` and exit: 0 when it returns, 2 after a user's mistake, 130 after Ctrl-C."""
+    quiet_libraries()
+    try:
+        sys.exit(main())
+    except LabError as mistake:
+        sys.exit(_say(mistake, 2))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        sys.exit(_say(f"no room left on disk{where}; free some, then run the same command again to go on", 2))
+    except KeyboardInterrupt:
+        sys.exit(_say("interrupted; what was finished is kept, run the same command again to go on", 130))
+
+
+def _say(message, status: int) -> int:
+    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
+    return status
+
+
+def quiet_libraries() -> None:
+    """Leave the screen to the pipeline: libraries say only what is wrong. Undone by WHISPER_LAB_VERBOSE=1."""
+    if os.environ.get("WHISPER_LAB_VERBOSE"):
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_MININTERVAL", "0.5")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("datasets").setLevel(logging.ERROR)
