@@ -47,9 +47,8 @@ def allow(model):
     return model
 
 
-@torch.inference_mode()
-def decode(model, features: torch.Tensor, prompt: list[int], max_new_tokens: int = MAX_NEW_TOKENS) -> list[list[int]]:
-    """Greedy hypotheses for (batch, mels, frames) features, as text tokens without prompt and end.
+def decode(model, encoded, prompt: list[int], max_new_tokens: int = MAX_NEW_TOKENS) -> list[list[int]]:
+    """Greedy hypotheses for an encoder's output over a batch: text tokens, without prompt and end.
 
     The same tokens as `model.generate` on 30 s windows gives (a test holds them together), without its loop over
     segments, which pads every window to 30 s again.
@@ -57,9 +56,10 @@ def decode(model, features: torch.Tensor, prompt: list[int], max_new_tokens: int
     from transformers import GenerationMixin
 
     settings = copy.deepcopy(model.generation_config)
-    settings.update(max_new_tokens=max_new_tokens, max_length=None, return_timestamps=False, num_beams=1, do_sample=False)
-    encoded = model.get_encoder()(features.to(model.dtype))
-    start = torch.tensor([prompt] * len(features), device=features.device)
+    settings.update(
+        max_length=len(prompt) + max_new_tokens, return_timestamps=False, num_beams=1, do_sample=False, use_cache=True
+    )
+    start = torch.tensor([prompt] * len(encoded.last_hidden_state), device=model.device)
     ids = GenerationMixin.generate(model, encoder_outputs=encoded, decoder_input_ids=start, generation_config=settings)
     end = settings.eos_token_id
     texts = ids[:, len(prompt) :].tolist()

@@ -1,0 +1,60 @@
+"""A split decoded fast → hypotheses → scores."""
+
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from . import scoring
+from .batches import Collator, Windowed, by_length
+from .windows import decode
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """What a model wrote for a split, in the split's order. `loss` is per token, given the right text so far."""
+
+    ids: list[str]
+    references: list[str]
+    texts: list[str]
+    loss: float
+
+    def scores(self) -> dict[str, scoring.Score]:
+        return scoring.scores(self.references, self.texts)
+
+
+@torch.inference_mode()
+def transcribe(model, split, tokenizer, collator: Collator, prompt: list[int], window: str, batch_size: int, title: str) -> Hypotheses:
+    """Greedy hypotheses of every clip in `split`, at `window` "short" or "full".
+
+    Clips are sorted by length, so that a batch ends when its last clip does and all of its clips do about together;
+    each is encoded once, for the loss and for the text.
+    """
+    was_training = model.training
+    model.eval()
+    precision = autocast(model.device)
+    clips, texts, losses, tokens = Windowed(split), [""] * len(split), 0.0, 0
+    batches = list(by_length(split.column("frames"), batch_size, window))
+    with tqdm(total=len(split), desc=title, unit="clip", leave=False) as bar:
+        for batch in batches:
+            inputs = {k: v.to(model.device) for k, v in collator([clips[item] for item in batch]).items()}
+            with precision:
+                encoded = model.get_encoder()(inputs.pop("input_features"))
+                logits = model(encoder_outputs=encoded, decoder_input_ids=inputs["decoder_input_ids"]).logits
+                ids = decode(model, encoded, prompt)
+            labels = inputs["labels"]
+            losses += torch.nn.functional.cross_entropy(
+                logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
+            ).item()
+            tokens += (labels != -100).sum().item()
+            for (index, _), text in zip(batch, tokenizer.batch_decode(ids, skip_special_tokens=True)):
+                texts[index] = text.strip()
+            bar.update(len(batch))
+    model.train(was_training)
+    return Hypotheses(split.column("id"), split.column("sentence"), texts, losses / max(tokens, 1))
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 on a GPU that has it, fp16 on one that has not, float32 on a CPU, where the short formats are slower."""
+    dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+    return torch.autocast(device.type, dtype, enabled=device.type == "cuda")

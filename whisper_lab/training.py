@@ -1,0 +1,193 @@
+"""Fine-tuning with Seq2SeqTrainer on windows as short as the speech."""
+
+import os
+import signal
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+from transformers.training_args import OptimizerNames
+
+from . import LabError, checkpoint, evaluation, near
+from .batches import Collator, WindowBatches, Windowed
+from .windows import LENGTHS
+
+# AdamW: a fortieth of the rate that OpenAI trained each size with (Radford et al. 2022, table 17), as
+# vasistalodagala/whisper-finetune recommends. By the model's width.
+ADAMW_RATES = {384: 3.75e-5, 512: 2.5e-5, 768: 1.25e-5, 1024: 6.25e-6, 1280: 4.375e-6}
+# Adagrad divides by the root of the sum of all squared gradients so far, not of their running mean, so its steps
+# shrink as 1/√t: over a few hundred to a few thousand steps it needs a rate ten to fifty times AdamW's.
+FACTORS = {"adagrad": 20.0}
+SHORT_NAMES = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every decision that the trained weights depend on, but for the data and the model that it starts from."""
+
+    optimizer: str
+    learning_rate: float
+    max_steps: int
+    batch_size: int
+    accumulation: int
+    warmup_steps: int
+    weight_decay: float
+    window: str
+    eval_steps: int
+    seed: int
+
+
+def optimizer_name(name: str) -> str:
+    """transformers' name for `--optimizer name`. Raises LabError with the nearest names."""
+    known = {str(member.value) for member in OptimizerNames}
+    full = SHORT_NAMES.get(name, name)
+    if full not in known:
+        raise LabError(f"there is no optimiser {name!r}" + near(name, known | set(SHORT_NAMES)))
+    return full
+
+
+def default_rate(optimizer: str, width: int) -> float:
+    """The learning rate for an optimiser and a model's width (its config's d_model)."""
+    nearest = min(ADAMW_RATES, key=lambda known: abs(known - width))
+    return ADAMW_RATES[nearest] * FACTORS.get(optimizer, 1.0)
+
+
+class Trainer(Seq2SeqTrainer):
+    """Seq2SeqTrainer with batches of one window length, and a dev score by our own fast decoding."""
+
+    def __init__(self, model, recipe: Recipe, folder: Path, splits: dict, processor, prompt: list[int], **options):
+        self.recipe, self.splits, self.prompt, self.processor = recipe, splits, prompt, processor
+        super().__init__(
+            model=model,
+            args=arguments(recipe, folder),
+            train_dataset=Windowed(splits["train"]),
+            eval_dataset=Windowed(splits["dev"]),
+            data_collator=Collator(prompt[0], processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")),
+            processing_class=processor,
+            callbacks=[StopAfterStep()],
+            **options,
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        sampler = WindowBatches(
+            self.splits["train"].column("frames"),
+            self.recipe.batch_size,
+            self.recipe.max_steps * self.recipe.accumulation,  # one long "epoch": where a run resumes is a batch's number
+            self.recipe.window,
+            self.recipe.seed,
+        )
+        workers = 2 if self.args.device.type == "cuda" else 0
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            pin_memory=self.args.device.type == "cuda",
+            persistent_workers=workers > 0,
+        )
+        return self.accelerator.prepare(loader)
+
+    def transcribe(self, split: str, window: str, title: str) -> evaluation.Hypotheses:
+        batch_size = self.args.per_device_eval_batch_size
+        tokenizer = self.processor.tokenizer
+        return evaluation.transcribe(
+            self.model, self.splits[split], tokenizer, self.data_collator, self.prompt, window, batch_size, title
+        )
+
+    def evaluate(self, *_, **__) -> dict[str, float]:
+        """Dev loss and rates, on windows as the model is served with."""
+        heard = self.transcribe("dev", served_window(self.recipe.window), "Dev")
+        metrics = {f"eval_{name}": score.value for name, score in heard.scores().items()} | {"eval_loss": heard.loss}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save(self, output_dir=None, state_dict=None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            checkpoint.save_processor(self.processor, output_dir or self.args.output_dir)
+
+
+class StopAfterStep(TrainerCallback):
+    """Ctrl-C ends the run after the step at hand, with a checkpoint; a second one ends it at once."""
+
+    def __init__(self):
+        self.asked, self._before = False, None
+
+    def on_train_begin(self, args, state, control, **_):
+        def ask(*_):
+            self.asked = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            print("\nStopping after this step, with a checkpoint (Ctrl-C again: at once, without).", flush=True)
+
+        try:
+            self._before = signal.signal(signal.SIGINT, ask)
+        except ValueError:  # not in the main thread: nobody presses Ctrl-C there
+            pass
+
+    def on_step_end(self, args, state, control, **_):
+        if self.asked:
+            control.should_training_stop = control.should_save = True
+            control.should_evaluate = False
+
+    def on_train_end(self, args, state, control, **_):
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+
+def served_window(window: str) -> str:
+    """The windows that a model trained on `window` is served with."""
+    return "full" if window == "full" else "short"
+
+
+def mark_windows(model, window: str) -> None:
+    """Record in the model's config which window lengths it was trained on, in frames: who serves it can look."""
+    model.config.trained_windows = list(LENGTHS) if window != "full" else [LENGTHS[-1]]
+
+
+def arguments(recipe: Recipe, folder: Path) -> Seq2SeqTrainingArguments:
+    """Seq2SeqTrainingArguments for `recipe`, with checkpoints and the TensorBoard log under `folder`."""
+    gpu = torch.cuda.is_available()
+    bf16 = gpu and torch.cuda.is_bf16_supported()
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "log")  # `logging_dir` went away in transformers 5
+    return Seq2SeqTrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        max_steps=recipe.max_steps,
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=64 if gpu else 16,
+        gradient_accumulation_steps=recipe.accumulation,
+        learning_rate=recipe.learning_rate,
+        warmup_steps=recipe.warmup_steps,
+        weight_decay=recipe.weight_decay,
+        lr_scheduler_type="linear",
+        optim=optimizer_name(recipe.optimizer),
+        bf16=bf16,
+        fp16=gpu and not bf16,
+        eval_strategy="steps",
+        eval_steps=recipe.eval_steps,
+        save_strategy="steps",
+        save_steps=recipe.eval_steps,
+        save_total_limit=2,  # the best and the last
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_wer_normalised",
+        greater_is_better=False,
+        logging_steps=max(1, recipe.eval_steps // 10),
+        report_to=["tensorboard"],
+        remove_unused_columns=False,
+        label_names=["labels"],
+        seed=recipe.seed,
+        disable_tqdm=False,
+    )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint under `folder`; one whose writing was cut short has no trainer_state.json."""
+    complete = [state.parent for state in (folder / "checkpoints").glob("checkpoint-*/trainer_state.json")]
+    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def plan_of(recipe: Recipe, model: str, features) -> dict:
+    """What a run is: two runs with the same plan give the same model."""
+    return {"model": model, "features": features.fingerprint, "corpus": features.manifest["corpus"], "recipe": asdict(recipe)}
