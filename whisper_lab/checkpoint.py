@@ -43,6 +43,9 @@ def load_model(name: str):
 
 def _pretrained(kind, name: str, **options):
     """`kind.from_pretrained`, with the ways out said in one line where the name leads nowhere."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     ways_out = "name a local folder, or use the embedded Whisper base with --model sample"

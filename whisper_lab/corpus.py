@@ -65,8 +65,8 @@ def read(source: str, language: str, splits: list[str] | None = None, limit: int
         found = ", ".join(sorted(p.stem for p in root.glob("*.tsv"))) or "none"
         raise LabError(f"{root} has no {missing[0]}.tsv (splits found: {found}); choose with --splits")
     seconds = _durations(root / "clip_durations.tsv")
-    version = re.sub(r"^cv-corpus-", "", root.resolve().parent.name)
-    name = "Common Voice" if version[:1].isdigit() else root.resolve().parent.name
+    release = root.resolve().parent.name.removeprefix("cv-corpus-")
+    name, version = ("Common Voice", release) if release[:1].isdigit() else re.fullmatch(r"(.+?)(?:-(\d.*))?", release).groups("")
     clips = {split: _clips(root, split, seconds)[:limit] for split in wanted}
     return Corpus(name=name, version=version, language=root.name, splits=clips)
 

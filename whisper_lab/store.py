@@ -9,13 +9,9 @@ The shard is the unit of everything: of work, of resuming, of checking. What is 
 and its footer carries their digest and the clips that it left out, so a killed run goes on from the shards it finds.
 """
 
-import hashlib
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +19,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from . import LabError, engine
+from . import LabError, engine, files
 from .features import FRAMES, Rejected
 
 SCHEMA_VERSION = 1
@@ -41,35 +37,6 @@ COLUMNS = pyarrow.schema([
     ("labels", pyarrow.list_(pyarrow.int32())),
     ("features", pyarrow.binary()),
 ])  # fmt: skip
-
-
-@contextmanager
-def replacing(path: Path):
-    """A path to write beside `path`; renamed over it, on disk for good, only if the block ends well."""
-    handle, beside = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    try:
-        yield Path(beside)
-        with open(beside, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(beside, 0o644)  # mkstemp's files are the owner's alone
-        os.replace(beside, path)
-    finally:
-        Path(beside).unlink(missing_ok=True)
-
-
-def write_json(path: Path, value) -> None:
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def digest(value) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -96,7 +63,7 @@ class WriteShard:
                 rejected.append([clip["id"], error.reason, error.detail])
         notes = {KEY: json.dumps({"settings": job.settings, "rejected": rejected}, ensure_ascii=False)}
         table = pyarrow.Table.from_pylist(rows, schema=COLUMNS.with_metadata(notes))
-        with replacing(job.path) as beside:
+        with files.replacing(job.path) as beside:
             pyarrow.parquet.write_table(
                 table,
                 beside,
@@ -131,37 +98,21 @@ def build(
     holds anything made with other settings, and where a split ends up without a clip.
     """
     plan = {"schema_version": SCHEMA_VERSION, **settings}
-    _claim(folder, plan, versions)
+    files.claim(folder, plan, versions, "--store")
     for stray in folder.glob(".partial-*"):  # what a killed run was writing
         stray.unlink()
-    mark = digest(plan)
+    mark = files.digest(plan)
     jobs = {split: _jobs(folder, split, clips, mark) for split, clips in splits.items()}
     intact = _intact(folder, mark)
     todo = [job for shards in jobs.values() for job in shards if not intact(job.path)]
-    if todo:  # what is there is no set until the missing shards are
+    if todo:  # what is there is no set until the missing shards are, and a damaged one must not outlive its checksum
+        for job in todo:
+            job.path.unlink(missing_ok=True)
         (folder / "manifest.json").unlink(missing_ok=True)
     progress(sum(map(len, splits.values())) - sum(len(job.clips) for job in todo))
     for job in engine.run(WriteShard(extract), todo, processes):
         progress(len(job.clips))
     return _publish(folder, plan, jobs)
-
-
-def _claim(folder: Path, plan: dict, versions: dict) -> None:
-    """Write plan.json into a new folder, or make sure that the one there is the same plan."""
-    folder.mkdir(parents=True, exist_ok=True)
-    place = folder / "plan.json"
-    if place.is_file():
-        there = json.loads(place.read_text(encoding="utf-8"))["settings"]
-        differing = [f"{key}: {there.get(key)} there, {plan.get(key)} now" for key in plan | there if there.get(key) != plan.get(key)]
-        if differing:
-            raise LabError(
-                f"{folder} holds features made with other settings ({'; '.join(differing)}); "
-                "choose another --store, or delete that folder"
-            )
-    elif any(folder.iterdir()):
-        raise LabError(f"{folder} is not empty and holds no feature set of ours; choose another --store")
-    else:
-        write_json(place, {"settings": plan, "versions": versions})
 
 
 def _jobs(folder: Path, split: str, clips: list[dict], mark: str) -> list[Job]:
@@ -172,37 +123,36 @@ def _jobs(folder: Path, split: str, clips: list[dict], mark: str) -> list[Job]:
 def _intact(folder: Path, mark: str) -> Callable[[Path], bool]:
     """Whether a shard need not be made again: made with these settings and, if the set was complete, unchanged since."""
     place = folder / "manifest.json"
-    listed = json.loads(place.read_text(encoding="utf-8"))["splits"] if place.is_file() else {}
+    listed = files.read_json(place)["splits"] if place.is_file() else {}
     known = {shard["file"]: shard["sha256"] for split in listed.values() for shard in split["shards"]}
-    return lambda path: _notes(path).get("settings") == mark and known.get(path.name) in (None, file_digest(path))
+    return lambda path: _notes(path).get("settings") == mark and known.get(path.name) in (None, files.file_digest(path))
 
 
 def _publish(folder: Path, plan: dict, jobs: dict[str, list[Job]]) -> dict:
     """Read what the shards say of themselves, and write rejected.tsv and, last, manifest.json."""
-    splits, lines = {}, ["split\tclip\treason\tdetail"]
+    splits, rejected = {}, []
     for split, shards in jobs.items():
         entries, reasons = [], Counter()
         for job in shards:
             seconds = pyarrow.parquet.read_table(job.path, columns=["seconds"])["seconds"].to_pylist()
             for clip, reason, detail in _notes(job.path)["rejected"]:
                 reasons[reason] += 1
-                lines.append("\t".join((split, clip, reason, " ".join(detail.split()))))
+                rejected.append((split, clip, reason, detail))
             entries.append({
                 "file": job.path.name,
                 "clips": len(seconds),
                 "seconds": round(sum(seconds), 3),
                 "bytes": job.path.stat().st_size,
-                "sha256": file_digest(job.path),
+                "sha256": files.file_digest(job.path),
             })  # fmt: skip
         total = {key: sum(entry[key] for entry in entries) for key in ("clips", "seconds", "bytes")}
         splits[split] = total | {"rejected": dict(sorted(reasons.items())), "shards": entries}
-    with replacing(folder / "rejected.tsv") as beside:
-        beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    files.write_tsv(folder / "rejected.tsv", ["split", "clip", "reason", "detail"], rejected)
     empty = [split for split, entry in splits.items() if not entry["clips"]]
     if empty:
         raise LabError(f"no clip of {empty[0]} could be used; {folder / 'rejected.tsv'} says why")
     manifest = {**plan, "splits": splits}
-    write_json(folder / "manifest.json", manifest)
+    files.write_json(folder / "manifest.json", manifest)
     return manifest
 
 
@@ -216,14 +166,14 @@ class FeatureSet:
         if not place.is_file():
             what = "an unfinished feature set" if (self.folder / "plan.json").is_file() else "no feature set"
             raise LabError(f"{self.folder} holds {what}: there is no manifest.json; run feature-pipeline.py --store {folder}")
-        self.manifest = json.loads(place.read_text(encoding="utf-8"))
+        self.manifest = files.read_json(place)
         if self.manifest["schema_version"] != SCHEMA_VERSION:
             raise LabError(f"{self.folder} has schema version {self.manifest['schema_version']}, this program reads {SCHEMA_VERSION}; make it again")
-        self.fingerprint = file_digest(place)
+        self.fingerprint = files.file_digest(place)
         for split in self.manifest["splits"].values():
             for shard in split["shards"]:
                 path = self.folder / shard["file"]
-                if not path.is_file() or file_digest(path) != shard["sha256"]:
+                if not path.is_file() or files.file_digest(path) != shard["sha256"]:
                     state = "damaged" if path.is_file() else "missing"
                     raise LabError(f"shard {path} is {state}; run feature-pipeline.py again as before, it makes that shard anew")
 
@@ -247,9 +197,9 @@ class Split:
     def __init__(self, features: FeatureSet, name: str):
         import datasets
 
-        files = [str(features.folder / shard["file"]) for shard in features.manifest["splits"][name]["shards"]]
+        shards = [str(features.folder / shard["file"]) for shard in features.manifest["splits"][name]["shards"]]
         self.name, self.mels = name, features.mels
-        self.rows = datasets.Dataset.from_parquet(files, split=name)
+        self.rows = datasets.Dataset.from_parquet(shards, split=name)
 
     def __len__(self) -> int:
         return len(self.rows)

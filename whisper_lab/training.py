@@ -7,10 +7,12 @@ from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.training_args import OptimizerNames
 
-from . import LabError, checkpoint, evaluation, near
+from . import LabError, checkpoint, evaluation, near, scoring
 from .batches import Collator, WindowBatches, Windowed
 from .windows import LENGTHS
 
@@ -36,6 +38,7 @@ class Recipe:
     weight_decay: float
     window: str
     eval_steps: int
+    blend: str | float
     seed: int
 
 
@@ -57,7 +60,7 @@ def default_rate(optimizer: str, width: int) -> float:
 class Trainer(Seq2SeqTrainer):
     """Seq2SeqTrainer with batches of one window length, and a dev score by our own fast decoding."""
 
-    def __init__(self, model, recipe: Recipe, folder: Path, splits: dict, processor, prompt: list[int], **options):
+    def __init__(self, model, recipe: Recipe, folder: Path, splits: dict, processor, prompt: list[int]):
         self.recipe, self.splits, self.prompt, self.processor = recipe, splits, prompt, processor
         super().__init__(
             model=model,
@@ -66,9 +69,15 @@ class Trainer(Seq2SeqTrainer):
             eval_dataset=Windowed(splits["dev"]),
             data_collator=Collator(prompt[0], processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")),
             processing_class=processor,
-            callbacks=[StopAfterStep()],
-            **options,
+            callbacks=[StopAfterStep(), Progress()],
         )
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether Ctrl-C ended the training."""
+        return any(isinstance(c, StopAfterStep) and c.asked for c in self.callback_handler.callbacks)
 
     def get_train_dataloader(self) -> DataLoader:
         sampler = WindowBatches(
@@ -108,6 +117,29 @@ class Trainer(Seq2SeqTrainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             checkpoint.save_processor(self.processor, output_dir or self.args.output_dir)
+
+
+class Progress(TrainerCallback):
+    """A bar over the steps with the latest loss, and a line for each score on dev."""
+
+    def on_train_begin(self, args, state, control, **_):
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="Training", unit="step")
+
+    def on_step_end(self, args, state, control, **_):
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs, **_):
+        if "loss" in logs:
+            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+    def on_evaluate(self, args, state, control, metrics, **_):
+        self.bar.write(
+            f"Step {state.global_step:,}: dev WER {metrics['eval_wer_normalised']:.1f} % normalised, "
+            f"{metrics['eval_wer']:.1f} % raw, loss {metrics['eval_loss']:.3f}"
+        )
+
+    def on_train_end(self, args, state, control, **_):
+        self.bar.close()
 
 
 class StopAfterStep(TrainerCallback):
@@ -188,6 +220,29 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
-def plan_of(recipe: Recipe, model: str, features) -> dict:
-    """What a run is: two runs with the same plan give the same model."""
-    return {"model": model, "features": features.fingerprint, "corpus": features.manifest["corpus"], "recipe": asdict(recipe)}
+SHARES = (0.6, 0.8, 1.0)
+
+
+def blend(model, start: dict, end: dict, share: float) -> None:
+    """Give `model` the weights `start` + `share` · (`end` − `start`), both state dicts.
+
+    Averaging a fine-tuned model with the one it came from keeps what the latter knew of other speech, at little cost
+    on the speech tuned for (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+    """
+    mixed = {name: torch.lerp(start[name], end[name], share) if end[name].is_floating_point() else end[name] for name in end}
+    model.load_state_dict(mixed)
+
+
+def choose_share(trainer: Trainer, start: dict, end: dict) -> float:
+    """The smallest of `SHARES` that dev does not show to be worse than the best of them (paired bootstrap, 95 %)."""
+    heard = {}
+    for share in SHARES:
+        blend(trainer.model, start, end, share)
+        heard[share] = trainer.transcribe("dev", served_window(trainer.recipe.window), f"Dev, {share:.0%} tuned")
+    best = min(SHARES, key=lambda share: heard[share].scores()["wer_normalised"].value)
+    return min(s for s in SHARES if s == best or scoring.difference(heard[s].references, heard[s].texts, heard[best].texts).low <= 0)
+
+
+def weights(model) -> dict:
+    """A copy of the model's state dict in main memory."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}

@@ -1,0 +1,35 @@
+# demo, test and bench each set up what they need: a virtual environment with the pinned requirements, once.
+PYTHON ?= python3
+VENV   := .venv
+READY  := $(VENV)/.ready-$(shell cat requirements.txt tests/requirements.txt | cksum | cut -d' ' -f1)
+RUN    := $(VENV)/bin/python
+
+help:            ## the targets, a line each
+	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
+
+demo: $(READY)   ## from recorded speech to a better Swedish model, on the bundled sample (about ten minutes)
+	$(RUN) feature-pipeline.py
+	$(RUN) training-pipeline.py
+
+test: $(READY)   ## everything that can fail, without the internet once set up (a few minutes)
+	@$(VENV)/bin/python tests/system_packages.py
+	$(RUN) -c "from whisper_lab import embedded; embedded.whisper_base()"
+	$(RUN) -m pytest -q -rs --durations=5 tests
+
+bench: $(READY)  ## every claim of speed or size against the peer it is claimed over, in one run each
+	for script in benchmarks/*.py; do $(RUN) $$script || exit 1; done
+
+sample: $(READY) ## make the sample corpus anew (needs espeak-ng)
+	$(RUN) sample/make.py
+
+clean:           ## remove the environment, features and models that this folder's runs made
+	rm -rf $(VENV) features/sample models/sample
+
+$(READY): requirements.txt tests/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "Python has no venv module here. Debian, Ubuntu: apt install python3-venv"; exit 2; }
+	@echo "Installing the pinned requirements into $(VENV) (once, a few minutes) …"
+	@$(RUN) -m pip install -q --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
+	@rm -f $(VENV)/.ready-*; touch $@
+
+.PHONY: help demo test bench sample clean

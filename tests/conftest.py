@@ -1,0 +1,72 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test touches the internet
+
+from whisper_lab import command  # noqa: E402
+
+command.quiet_libraries()
+
+
+@pytest.fixture(scope="session")
+def processor():
+    from whisper_lab import checkpoint
+
+    return checkpoint.load_processor("sample")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, processor) -> Path:
+    """The folder of a Whisper with random weights, 2 layers of width 32, and the real vocabulary: seconds to train."""
+    import torch
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    from whisper_lab import checkpoint
+
+    torch.manual_seed(0)
+    token = processor.tokenizer.convert_tokens_to_ids
+    end = token("<|endoftext|>")
+    sizes = {f"{side}_{part}": count for side in ("encoder", "decoder") for part, count in (("layers", 2), ("attention_heads", 2), ("ffn_dim", 64))}
+    special = {"decoder_start_token_id": token("<|startoftranscript|>"), "bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    model = WhisperForConditionalGeneration(WhisperConfig(vocab_size=51865, d_model=32, **sizes, **special))
+    model.generation_config = checkpoint.load_model("sample").generation_config
+    model.generation_config.alignment_heads = [[1, 0]]
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    checkpoint.save(model, processor, folder)
+    return folder
+
+
+@pytest.fixture
+def release(tmp_path) -> Path:
+    """A Common Voice release in small: a copy of the sample's first 12, 4 and 4 clips, to be spoilt at will."""
+    import csv
+    import shutil
+
+    from whisper_lab.corpus import SAMPLE
+
+    language = tmp_path / "cv-corpus-99.0-2026-01-01" / "sv-SE"
+    (language / "clips").mkdir(parents=True)
+    for split, count in (("train", 12), ("dev", 4), ("test", 4)):
+        lines = (SAMPLE / "sv-SE" / f"{split}.tsv").read_text(encoding="utf-8").splitlines(keepends=True)[: count + 1]
+        (language / f"{split}.tsv").write_text("".join(lines), encoding="utf-8")
+        for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
+            shutil.copy(SAMPLE / "sv-SE" / "clips" / row["path"], language / "clips")
+    shutil.copy(SAMPLE / "sv-SE" / "clip_durations.tsv", language)
+    return language.parent
+
+
+def script(name: str, *args: str, cwd: Path, check: bool = True, **options):
+    """Run one of the four scripts as a user does; its completed process, with text output."""
+    import subprocess
+
+    done = subprocess.run(
+        [sys.executable, ROOT / name, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=300, **options
+    )
+    if check:
+        assert done.returncode == 0, done.stderr[-3000:]
+    return done

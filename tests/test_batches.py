@@ -1,0 +1,80 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from whisper_lab import LabError
+from whisper_lab.batches import Collator, WindowBatches, by_length
+from whisper_lab.windows import LENGTHS, shortest
+
+FRAMES = np.random.default_rng(0).integers(80, 900, 230).tolist()
+
+
+def batches(**changes) -> list:
+    settings = {"frames": FRAMES, "batch_size": 8, "count": 56, "window": "mixed", "seed": 3} | changes
+    return list(WindowBatches(**settings))
+
+
+def test_every_clip_comes_once_a_pass_but_for_the_incomplete_batch():
+    passes = batches()[:28], batches()[28:]
+    for one in passes:
+        seen = Counter(clip for batch in one for clip, _ in batch)
+        assert set(seen.values()) == {1} and len(seen) == 224
+    assert passes[0] != passes[1]
+
+
+def test_the_same_seed_gives_the_same_batches_and_a_longer_run_begins_alike():
+    assert batches() == batches() != batches(seed=4)
+    assert batches(count=100)[:56] == batches()
+
+
+@pytest.mark.parametrize("window", ["short", "mixed", "full"])
+def test_a_batch_has_one_window_that_holds_its_clips(window):
+    drawn = []
+    for batch in batches(window=window, count=1_000):
+        (length,) = {length for _, length in batch}
+        least = shortest(max(FRAMES[clip] for clip, _ in batch))
+        assert length in LENGTHS and length >= least
+        drawn.append((length, length == least))
+    full = np.mean([length == 3_000 for length, _ in drawn])
+    short = np.mean([is_least for _, is_least in drawn])
+    assert {"short": full == 0 and short == 1, "full": full == 1, "mixed": 0.05 < full < 0.12 and short > 0.6}[window]
+
+
+def test_clips_of_like_length_meet():
+    padding = np.mean([length - FRAMES[clip] for batch in batches(window="short") for clip, length in batch])
+    at_random = np.mean([shortest(max(FRAMES[i : i + 8])) - np.mean(FRAMES[i : i + 8]) for i in range(0, 224, 8)])
+    assert padding < at_random / 2
+
+
+def test_a_corpus_smaller_than_a_batch():
+    assert [len(batch) for batch in batches(frames=[100, 300, 200], count=4)] == [3, 3, 3, 3]
+
+
+def test_decoding_takes_every_clip_once_in_its_own_window():
+    for window in ("short", "full"):
+        items = [item for batch in by_length(FRAMES, 16, window) for item in batch]
+        assert sorted(clip for clip, _ in items) == list(range(len(FRAMES)))
+        assert all(length == (3_000 if window == "full" else shortest(FRAMES[clip])) for clip, length in items)
+
+
+def test_the_decoder_sees_the_start_once_and_learns_the_text(processor):
+    from whisper_lab import checkpoint
+
+    token = processor.tokenizer.convert_tokens_to_ids
+    start, end = token("<|startoftranscript|>"), token("<|endoftext|>")
+    sentences = ["Hej.", "Åsa åt sex kex på ön i går kväll."]
+    rows = [
+        {"id": str(i), "labels": ids, "features": np.zeros((80, 200), np.float32)}
+        for i, ids in enumerate(checkpoint.label_ids(processor.tokenizer, sentences, "sv-SE"))
+    ]
+    out = Collator(start, end)(rows)
+    for row, sentence in zip(range(2), sentences):
+        inputs, labels = out["decoder_input_ids"][row].tolist(), out["labels"][row].tolist()
+        assert inputs[:4] == checkpoint.prompt_ids(processor.tokenizer, "sv") and inputs.count(start) == 1
+        assert labels[:3] == [-100] * 3
+        learnt = [i for i in labels if i != -100]
+        assert learnt[-1] == end and processor.tokenizer.decode(learnt[:-1]) == sentence
+        assert inputs[4 : 3 + len(learnt)] == learnt[:-1]  # each token is predicted from those before it
+    with pytest.raises(LabError, match="labels of 0"):
+        Collator(start, end)([rows[0] | {"labels": [start, *rows[0]["labels"]]}])

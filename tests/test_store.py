@@ -1,0 +1,216 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, script
+
+from whisper_lab import LabError, checkpoint, corpus, store
+from whisper_lab.features import Extract, FrontEnd
+
+SETTINGS = {"corpus": {"name": "test"}, "language": "sv", "front_end": FrontEnd().settings(), "tokenizer": "t"}
+
+
+@pytest.fixture
+def splits(processor, monkeypatch) -> dict[str, list[dict]]:
+    """15 clips, 4 to a shard, two of them unusable."""
+    monkeypatch.setattr(store, "CLIPS_PER_SHARD", 4)
+    rows = {}
+    for split, count in (("train", 10), ("dev", 5)):
+        clips = corpus.read("sample", "sv-SE", [split], limit=count).splits[split]
+        labels = checkpoint.label_ids(processor.tokenizer, [clip.sentence for clip in clips], "sv")
+        rows[split] = [vars(clip) | {"labels": ids} for clip, ids in zip(clips, labels)]
+    rows["train"][2]["sentence"] = ""
+    rows["dev"][4]["path"] += ".gone"
+    return rows
+
+
+def build(folder, splits, extract=Extract(FrontEnd()), processes=1, settings=SETTINGS):
+    return store.build(folder, settings, splits, extract, processes, {"python": "3"})
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_what_is_read_is_what_was_written(tmp_path, splits):
+    manifest = build(tmp_path / "set", splits)
+    assert manifest["splits"]["train"]["clips"] == 9 and manifest["splits"]["train"]["rejected"] == {"empty sentence": 1}
+    assert manifest["splits"]["dev"]["rejected"] == {"missing file": 1}
+    lines = (tmp_path / "set" / "rejected.tsv").read_text().splitlines()
+    assert [line.split("\t")[:3] for line in lines[1:]] == [
+        ["train", splits["train"][2]["id"], "empty sentence"],
+        ["dev", splits["dev"][4]["id"], "missing file"],
+    ]
+    train = store.FeatureSet(tmp_path / "set").split("train")
+    kept = [clip for clip in splits["train"] if clip["sentence"]]
+    assert len(train) == 9 and train.column("id") == [clip["id"] for clip in kept]
+    for i in (0, 8):
+        expected = Extract(FrontEnd())(kept[i])
+        assert train[i]["features"].tobytes() == expected["features"] and train[i]["features"].shape == (80, expected["frames"])
+        assert train[i]["labels"] == kept[i]["labels"] and train[i]["client_id"] == kept[i]["client_id"]
+
+
+def test_datasets_reads_the_shards_too(tmp_path, splits):
+    import datasets
+
+    build(tmp_path / "set", splits)
+    read = datasets.load_dataset("parquet", data_files=str(tmp_path / "set" / "train-*.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert read["train"]["sentence"][:] == [clip["sentence"] for clip in splits["train"] if clip["sentence"]]
+
+
+def test_a_run_killed_at_any_clip_ends_in_the_same_bytes(tmp_path, splits):
+    build(tmp_path / "whole", splits)
+    for killed_at in range(13):
+        calls = 0
+
+        def extract(clip):
+            nonlocal calls
+            calls += 1
+            if calls > killed_at:
+                raise Killed
+            return Extract(FrontEnd())(clip)
+
+        folder = tmp_path / f"killed-at-{killed_at}"
+        with pytest.raises(Killed):
+            build(folder, splits, extract)
+        with pytest.raises(LabError, match="unfinished feature set"):
+            store.FeatureSet(folder)
+        build(folder, splits)
+        assert contents(folder) == contents(tmp_path / "whole"), killed_at
+
+
+def test_sigkill_in_two_processes_ends_in_the_same_bytes(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    script("feature-pipeline.py", "--store", whole, cwd=tmp_path)
+    run = subprocess.Popen(
+        [sys.executable, ROOT / "feature-pipeline.py", "--store", killed, "--workers", "2"],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while run.poll() is None and not list(killed.glob("*.parquet")):
+        time.sleep(0.01)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert not (killed / "manifest.json").exists()
+    script("feature-pipeline.py", "--store", killed, cwd=tmp_path)
+    assert contents(killed) == contents(whole)
+
+
+def test_other_settings_are_refused_in_one_line_and_the_same_again_is_free(tmp_path, splits):
+    before = build(tmp_path / "set", splits)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").glob("*.parquet")}
+    with pytest.raises(LabError, match="front_end.mels: 80 there, 128 now") as error:
+        build(tmp_path / "set", splits, settings=SETTINGS | {"front_end": FrontEnd(128).settings()})
+    assert "\n" not in str(error.value) and "--store" in str(error.value)
+    assert build(tmp_path / "set", splits) == before
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "set").glob("*.parquet")}
+
+
+def test_a_folder_with_something_else_in_it_is_not_touched(tmp_path, splits):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(LabError, match="not empty"):
+        build(tmp_path, splits)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("spoil", ["flip", "cut", "delete"])
+def test_a_damaged_shard_is_named_and_made_again(tmp_path, splits, spoil):
+    build(tmp_path / "set", splits)
+    before = contents(tmp_path / "set")
+    shard = tmp_path / "set" / "train-00001-of-00003.parquet"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 1
+    shard.unlink()
+    if spoil != "delete":
+        shard.write_bytes(data if spoil == "flip" else data[: len(data) // 2])
+    with pytest.raises(LabError, match="train-00001-of-00003.parquet is (damaged|missing)"):
+        store.FeatureSet(tmp_path / "set")
+    build(tmp_path / "set", splits)
+    assert contents(tmp_path / "set") == before
+
+
+def test_no_manifest_no_set(tmp_path):
+    with pytest.raises(LabError, match="no feature set.*feature-pipeline.py"):
+        store.FeatureSet(tmp_path / "nowhere")
+
+
+def test_a_split_without_a_usable_clip_ends_in_an_error(tmp_path, splits):
+    for clip in splits["dev"]:
+        clip["sentence"] = ""
+    with pytest.raises(LabError, match="no clip of dev could be used"):
+        build(tmp_path / "set", splits)
+    assert not (tmp_path / "set" / "manifest.json").exists()
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path):
+    """A real one: a file system of 4 MB, which takes root to mount."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.decode().strip()}")
+    try:
+        done = script("feature-pipeline.py", "--store", disk / "set", cwd=tmp_path, check=False)
+        assert done.returncode == 2 and "no room left on disk" in done.stderr and "Traceback" not in done.stderr
+        assert not (disk / "set" / "manifest.json").exists() and not list((disk / "set").glob(".partial-*"))
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        script("feature-pipeline.py", "--store", disk / "set", cwd=tmp_path)
+        store.FeatureSet(disk / "set")
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_no_room_is_told_from_other_faults_of_the_system():
+    from whisper_lab import command
+
+    def fail(number):
+        def main():
+            raise OSError(number, os.strerror(number))
+
+        return main
+
+    with pytest.raises(SystemExit) as left:
+        command.run(fail(errno.ENOSPC))
+    assert left.value.code == 2
+    with pytest.raises(PermissionError):
+        command.run(fail(errno.EACCES))
+
+
+def test_the_manifest_says_what_is_there(tmp_path, release):
+    script("feature-pipeline.py", "--corpus", release, "--store", tmp_path / "set", cwd=tmp_path)
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    assert manifest["corpus"]["version"] == "99.0-2026-01-01" and manifest["language"] == "sv"
+    assert manifest["front_end"]["mels"] == 80 and manifest["schema_version"] == 1
+    for split in manifest["splits"].values():
+        assert split["clips"] == sum(shard["clips"] for shard in split["shards"])
+        assert all(len(shard["sha256"]) == 64 for shard in split["shards"])
+        assert split["bytes"] / split["seconds"] < 20_000  # 80 kB at 4 s
+
+
+def test_spoilt_clips_do_not_stop_a_run(tmp_path, release):
+    clips = sorted((release / "sv-SE" / "clips").iterdir())
+    clips[0].unlink()
+    clips[1].write_bytes(b"")
+    clips[2].write_bytes(clips[2].read_bytes()[:3000])
+    clips[3].write_text("not audio at all")
+    done = script("feature-pipeline.py", "--corpus", release, "--store", tmp_path / "set", cwd=tmp_path)
+    rejected = (tmp_path / "set" / "rejected.tsv").read_text().splitlines()[1:]
+    assert sorted(line.split("\t")[2] for line in rejected) == ["empty file", "missing file", "not audio", "truncated"]
+    assert all(f"left out: 1 clips, {reason}" in done.stdout for reason in ("empty file", "truncated"))
+
+
+def test_a_store_holds_nothing_else(tmp_path, release):
+    script("feature-pipeline.py", "--corpus", release, "--store", tmp_path / "set", cwd=tmp_path)
+    assert {path.name for path in (tmp_path / "set").iterdir()} == {
+        "plan.json", "manifest.json", "rejected.tsv",
+        *(f"{split}-00000-of-00001.parquet" for split in ("train", "dev", "test")),
+    }  # fmt: skip

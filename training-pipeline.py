@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""Features → a fine-tuned Whisper, its scores, its card.
+
+    python training-pipeline.py                                   the sample: a few minutes on a laptop
+    python training-pipeline.py --features features/cv17 --model openai/whisper-small --output models/small
+    python training-pipeline.py … --optimizer adagrad             Adagrad, at its own learning rate
+    python training-pipeline.py … --window full --blend 1         the classic recipe: every clip padded to 30 s
+    python training-pipeline.py … --resume                        go on with a run that was killed or stopped
+
+Windows are as short as the speech (--window), so a step costs a fraction of the usual one. The checkpoint is chosen
+on dev, by normalised word error rate; test is scored once, at the end, beside the untuned model. Ctrl-C stops after
+the step at hand and leaves a checkpoint that loads like any model. --output then holds the model, README.md (its
+card), metrics.json, predictions.tsv, curves.png, plan.json, and a TensorBoard log: tensorboard --logdir models
+"""
+
+import argparse
+
+from whisper_lab import command
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument_group("from what to what").add_argument
+    add("--features", default="features/sample", metavar="FOLDER", help="what feature-pipeline.py made (default features/sample)")
+    add("--model", default="sample", help="where to start: 'sample' (the embedded Whisper base, default), a folder or a Hub id")
+    add("--output", metavar="FOLDER", help="where the model goes (default models/ and the name of the features' folder); another run's folder is never touched")
+    add("--resume", action="store_true", help="go on with the run in --output, from its last checkpoint, to the same losses")
+    add = parser.add_argument_group("recipe").add_argument
+    add("--optimizer", default="adamw", help="adamw (default), adagrad, adafactor, or any name transformers knows")
+    add("--learning-rate", type=float, metavar="RATE", help="default: by model size and optimiser; lower it where the corpus is small and forgetting costs more than learning gains")
+    steps = parser.add_mutually_exclusive_group()
+    steps.add_argument("--max-steps", type=int, metavar="N", help="steps of the optimiser, instead of --epochs")
+    steps.add_argument("--epochs", type=float, default=4, metavar="N", help="passes over train (default 4)")
+    add("--batch-size", type=int, metavar="N", help="clips a step and device (default 16; 8 below 2,000 clips, for more steps)")
+    add("--accumulation", type=int, default=1, metavar="N", help="batches a step: memory of one, gradient of all (default 1)")
+    add("--window", choices=("mixed", "short", "full"), default="mixed", help="mixed (default): as short as the speech, longer now and then; short: always; full: 30 s always, the classic recipe")
+    add("--blend", type=share, default="auto", metavar="SHARE", help="share of tuned weights in the final average with the untuned ones, against forgetting: 0 to 1, or auto (default): the smallest that dev does not show to be worse")
+    add("--seed", type=int, default=1, help="of the order of clips (default 1)")
+    args = parser.parse_args(argv)
+    for name in ("max_steps", "batch_size", "accumulation", "epochs", "learning_rate"):
+        if (value := getattr(args, name)) is not None and value <= 0:
+            parser.error(f"--{name.replace('_', '-')} is a number above 0")
+    return args
+
+
+def share(text: str) -> str | float:
+    if text == "auto" or 0 <= float(text) <= 1:
+        return text if text == "auto" else float(text)
+    raise ValueError(text)
+
+
+def main() -> int | None:
+    options = vars(parse_args())
+    from whisper_lab import card, runs, store
+
+    run = runs.Run(runs.Options(**options), store.FeatureSet(options["features"]))
+    if run.finished:
+        print(f"{run.folder} holds this very run, finished; delete that folder to train again.")
+    else:
+        try:
+            run.score_untuned()
+            run.train()
+            run.blend()
+            run.score_tuned()
+            run.save()
+        except KeyboardInterrupt:
+            print(f"Stopped; {run.progress()}. To go on: {run.command('--resume')}")
+            return 130
+    print(card.summary(run.folder, run.metrics, run.predictions))
+    return None
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,86 @@
+"""Files that are either whole or not there, and folders that hold one run's work only."""
+
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import LabError
+
+
+@contextmanager
+def replacing(path: Path):
+    """A path to write beside `path`; renamed over it, on disk for good, only if the block ends well."""
+    handle, beside = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(beside)
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o644)  # mkstemp's files are the owner's alone
+        os.replace(beside, path)
+    finally:
+        Path(beside).unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_json(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_tsv(path: Path, columns: list[str], rows) -> None:
+    """Unquoted, so tabs and line ends inside a cell become spaces."""
+    lines = [columns, *rows]
+    write_text(path, "".join("\t".join(" ".join(str(cell).split()) for cell in line) + "\n" for line in lines))
+
+
+def digest(value) -> str:
+    """SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def claim(folder: Path, plan: dict, versions: dict, flag: str) -> bool:
+    """Write `plan` and `versions` into plan.json of a new or empty `folder`; False if the same plan is there already.
+
+    Raises LabError, naming what differs and the `flag` that chooses another folder, where anything else is there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder / "plan.json"
+    if place.is_file():
+        there = _flat(read_json(place)["plan"])
+        now = _flat(json.loads(json.dumps(plan)))
+        differing = [f"{key}: {there.get(key)} there, {now.get(key)} now" for key in now | there if there.get(key) != now.get(key)]
+        if differing:
+            more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+            raise LabError(
+                f"{folder} was made with other settings ({'; '.join(differing[:3])}{more}); "
+                f"choose another {flag}, or delete that folder"
+            )
+        return False
+    if any(not path.name.startswith(".partial-") for path in folder.iterdir()):
+        raise LabError(f"{folder} is not empty and was not made by this program; choose another {flag}")
+    write_json(place, {"plan": plan, "versions": versions})
+    return True
+
+
+def _flat(value: dict, prefix: str = "") -> dict:
+    """{"a": {"b": 1}} → {"a.b": 1}, so that what differs can be named."""
+    flat = {}
+    for key, inner in value.items():
+        flat |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {prefix + key: inner}
+    return flat
