@@ -34,7 +34,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--batch-size", type=int, metavar="N", help="clips a step and device (default 16; 8 below 2,000 clips, for more steps)")
     add("--accumulation", type=int, default=1, metavar="N", help="batches a step: memory of one, gradient of all (default 1)")
     add("--window", choices=("mixed", "short", "full"), default="mixed", help="mixed (default): as short as the speech, longer now and then; short: always; full: 30 s always, the classic recipe")
-    add("--blend", type=share, default="auto", metavar="SHARE", help="share of tuned weights in the final average with the untuned ones, against forgetting: 0 to 1, or auto (default): the smallest that dev does not show to be worse")
+    add("--blend", type=share, default="auto", metavar="SHARE", help="share of tuned weights in the final average with the untuned ones, against forgetting: 0 to 1, or auto (default): the smallest that keeps 95 %% of what was gained on dev")
     add("--seed", type=int, default=1, help="of the order of clips (default 1)")
     args = parser.parse_args(argv)
     for name in ("max_steps", "batch_size", "accumulation", "epochs", "learning_rate"):
@@ -64,9 +64,10 @@ def main() -> int | None:
             run.score_tuned()
             run.save()
         except KeyboardInterrupt:
-            print(f"Stopped; {run.progress()}. To go on: {run.command('--resume')}")
+            print(f"Stopped; {run.progress()}. To go on: {run.options.command_line('--resume')}")
             return 130
     print(card.summary(run.folder, run.metrics, run.predictions))
+    print(run.next_command())
     return None
 
 

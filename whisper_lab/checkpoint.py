@@ -10,14 +10,33 @@ SAMPLE = "sample"  # the embedded model's name on every command line
 MAX_LABELS = 448  # tokens: Whisper's decoder positions
 
 
+WAYS_OUT = "name a local folder, or use the embedded Whisper base with --model sample"
+
+
 def locate(name: str) -> str:
-    """What `from_pretrained` takes for `--model name`: the embedded model's folder, a folder as it is, or a Hub id."""
+    """What `from_pretrained` takes for `--model name`: the embedded model's folder, a folder as it is, or a Hub id.
+
+    Raises LabError for a folder without a model, and for a Hub id that the Hub, or its cache here, does not give.
+    """
     if name == SAMPLE:
         from . import embedded
 
         return str(embedded.whisper_base())
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise LabError(f"{name} is a folder, but no model: it has no config.json (found: {_some_files(name)})")
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise LabError(f"{name} is a folder, but no model: it has no config.json (found: {_some_files(name)})")
+        return name
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:  # asked for by itself, because from_pretrained words every failure the same
+        hf_hub_download(name, "config.json")
+    except GatedRepoError as error:
+        raise LabError(f"{name} wants its terms accepted first, at https://huggingface.co/{name}; {WAYS_OUT}") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise LabError(f"there is no folder {name!r}, and no such model on the Hugging Face Hub; {WAYS_OUT}") from error
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise LabError(f"the Hugging Face Hub cannot be reached for {name!r}, and there is no such folder; {WAYS_OUT}") from error
     return name
 
 
@@ -42,25 +61,15 @@ def load_model(name: str):
 
 
 def _pretrained(kind, name: str, **options):
-    """`kind.from_pretrained`, with the ways out said in one line where the name leads nowhere."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
-
-    ways_out = "name a local folder, or use the embedded Whisper base with --model sample"
+    source = locate(name)
     try:
-        return kind.from_pretrained(locate(name), **options)
-    except (OSError, ValueError) as error:
-        if Path(name).is_dir():
-            raise LabError(f"{name} does not hold a Whisper model ({str(error).splitlines()[0]}); {ways_out}") from error
-        causes = (error, error.__cause__, error.__context__)
-        if any(isinstance(c, RepositoryNotFoundError) for c in causes) or "not a valid model identifier" in str(error):
-            raise LabError(f"the Hub has no model {name!r}, and there is no such folder; {ways_out}") from error
-        unreachable = (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)
-        if any(isinstance(c, unreachable) for c in causes) or "connect" in str(error):
-            raise LabError(f"the Hugging Face Hub cannot be reached for {name!r}; {ways_out}") from error
-        raise LabError(f"{name!r} could not be loaded ({str(error).splitlines()[0]}); {ways_out}") from error
+        return kind.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        raise LabError(f"{name} could not be loaded as a Whisper model ({first}); {WAYS_OUT}") from error
 
 
 def save(model, processor, folder: str | Path) -> None:

@@ -3,7 +3,7 @@
 import math
 import shlex
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -33,6 +33,11 @@ class Options:
     window: str = "mixed"
     blend: str | float = "auto"
     seed: int = 1
+
+    def command_line(self, *more: str) -> str:
+        """The command that has these options, without --resume, with `more` at its end."""
+        given = [[f"--{f.name.replace('_', '-')}", str(getattr(self, f.name))] for f in fields(self) if getattr(self, f.name) != f.default and f.name != "resume"]
+        return shlex.join(["python", "training-pipeline.py", *sum(given, []), *more])
 
 
 class Run:
@@ -147,7 +152,8 @@ class Run:
         end = training.weights(self.model)
         self.share = self.recipe.blend
         if self.share == "auto":
-            self.share = training.choose_share(self.trainer, self.start, end)
+            untuned = self.untuned["dev"].scores()["wer_normalised"].value
+            self.share = training.choose_share(self.trainer, self.start, end, untuned)
         training.blend(self.model, self.start, end, self.share)
 
     def score_tuned(self) -> None:
@@ -196,10 +202,8 @@ class Run:
         last = training.last_checkpoint(self.folder)
         return f"{last} is a checkpoint that loads like any model" if last else "no checkpoint was written yet"
 
-    def command(self, *more: str) -> str:
-        """The command line of this run, with `more` at its end."""
-        default, given = Options(), []
-        for name, value in asdict(self.options).items():
-            if value != getattr(default, name) and name != "resume":
-                given += [f"--{name.replace('_', '-')}", str(value)]
-        return shlex.join(["python", "training-pipeline.py", *given, *more])
+    def next_command(self) -> str:
+        """What to try next: the same from the other of the two optimisers that the lab began with."""
+        other = "adamw" if self.options.optimizer == "adagrad" else "adagrad"
+        changed = replace(self.options, optimizer=other, learning_rate=None, output=f"{self.folder}-{other}", resume=False)
+        return f"Next, another optimiser: {changed.command_line()}"

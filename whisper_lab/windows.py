@@ -30,6 +30,7 @@ def allow(model):
     config and position table are told the length at hand. Weights and saved files stay as they are.
     """
     encoder, full = model.get_encoder(), model.config.max_source_positions
+    encoder.embed_positions.requires_grad_(False)  # sinusoids; from_pretrained of transformers 5 makes them trainable
 
     def set_positions(count: int) -> None:
         encoder.config.max_source_positions = count

@@ -1,0 +1,179 @@
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, script
+
+from whisper_lab import LabError, checkpoint, runs, scoring, store, training
+from whisper_lab.windows import LENGTHS
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """The sample's first clips: 16 of train, 4 of each other split."""
+    folder = tmp_path_factory.mktemp("features") / "small"
+    script("feature-pipeline.py", "--store", folder, "--limit", "16", cwd=folder.parent)
+    return folder
+
+
+def make_run(features, tiny, output, **options) -> runs.Run:
+    settings = {"features": str(features), "model": str(tiny), "output": str(output), "max_steps": 4} | options
+    return runs.Run(runs.Options(**settings), store.FeatureSet(features))
+
+
+def finish(run: runs.Run) -> runs.Run:
+    for step in (run.score_untuned, run.train, run.blend, run.score_tuned, run.save):
+        step()
+    return run
+
+
+def losses(folder) -> list:
+    return [{k: v for k, v in entry.items() if "loss" in k or "wer" in k} for entry in json.loads((folder / "history.json").read_text())[:-1]]
+
+
+@pytest.fixture(scope="module")
+def whole(features, tiny, tmp_path_factory):
+    """An uninterrupted run of 12 steps, as a user starts it."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    done = script("training-pipeline.py", *arguments(features, tiny, folder), cwd=folder.parent)
+    return folder, done.stdout
+
+
+def arguments(features, tiny, folder) -> list[str]:
+    return ["--features", str(features), "--model", str(tiny), "--output", str(folder), "--max-steps", "12", "--learning-rate", "0.01"]
+
+
+def test_what_a_run_leaves(whole, features):
+    folder, printed = whole
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for who in ("untuned", "tuned"):
+        for split in ("dev", "test", "aside"):
+            assert set(metrics[who][split]) == {"wer", "wer_normalised", "cer", "cer_normalised"}
+            for score in metrics[who][split].values():
+                assert score["low"] <= score["value"] <= score["high"]
+    plan = json.loads((folder / "plan.json").read_text())
+    assert plan["plan"]["recipe"]["window"] == "mixed" and plan["versions"]["torch"]
+    assert plan["plan"]["features"] == store.FeatureSet(features).fingerprint
+    names = {path.name for path in folder.iterdir()}
+    assert {"README.md", "curves.png", "predictions.tsv", "preprocessor_config.json", "vocab.json", "merges.txt", "tokenizer.json"} <= names
+    assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert list((folder / "log").glob("events.*")) and "README.md" in printed and "tuned minus untuned" in printed.lower()
+    config, generation = (json.loads((folder / name).read_text()) for name in ("config.json", "generation_config.json"))
+    assert config["trained_windows"][0] == 200 and config["max_source_positions"] == 1_500 and config["use_cache"]
+    assert generation["language"] == "<|sv|>" and generation["task"] == "transcribe"
+    assert not generation.get("forced_decoder_ids") and not config.get("forced_decoder_ids")
+
+
+def test_the_card_says_what_the_metrics_say(whole):
+    folder, _ = whole
+    import yaml
+
+    card = (folder / "README.md").read_text()
+    head = yaml.safe_load(card.split("---")[1])
+    stated = {metric["name"]: metric["value"] for metric in head["model-index"][0]["results"][0]["metrics"]}
+    measured = json.loads((folder / "metrics.json").read_text())["tuned"]["test"]
+    assert stated["WER, normalised"] == measured["wer_normalised"]["value"]
+    assert "The voices are synthetic" in card
+
+
+def test_the_saved_model_is_the_one_that_was_scored(whole, features):
+    folder, _ = whole
+    run = make_run(features, folder, folder.parent / "again")
+    heard = run.trainer.transcribe("test", "short", "again")
+    lines = [line.split("\t") for line in (folder / "predictions.tsv").read_text().splitlines()]
+    tuned = [line[4] for line in lines[1:] if line[0] == "test"]
+    assert [" ".join(text.split()) for text in heard.texts] == tuned
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["tuned"]["test"] == scoring.as_json(heard.scores())
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_resumes_to_the_same_losses(whole, features, tiny, tmp_path, kind):
+    folder = tmp_path / "stopped"
+    command = [sys.executable, ROOT / "training-pipeline.py", *arguments(features, tiny, folder)]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while run.poll() is None and not training.last_checkpoint(folder):
+        time.sleep(0.005)
+    run.send_signal(kind)
+    printed, _ = run.communicate(timeout=120)
+    assert not (folder / "metrics.json").exists()
+    if kind == signal.SIGINT:
+        assert run.returncode == 130 and "--resume" in printed
+        checkpoint.load_model(str(training.last_checkpoint(folder)))
+    refused = script("training-pipeline.py", *arguments(features, tiny, folder), cwd=tmp_path, check=False)
+    assert refused.returncode == 2 and "unfinished run" in refused.stderr
+    script("training-pipeline.py", *arguments(features, tiny, folder), "--resume", cwd=tmp_path)
+    assert losses(folder) == losses(whole[0])
+    assert (folder / "model.safetensors").read_bytes() == (whole[0] / "model.safetensors").read_bytes()
+
+
+def test_a_finished_run_is_shown_again_and_another_run_refused(whole, features, tiny):
+    folder, printed = whole
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    again = script("training-pipeline.py", *arguments(features, tiny, folder), cwd=folder.parent)
+    assert "finished" in again.stdout and re.search("test .*", printed).group() in again.stdout
+    other = script("training-pipeline.py", *arguments(features, tiny, folder), "--seed", "7", cwd=folder.parent, check=False)
+    assert other.returncode == 2 and "recipe.seed: 1 there, 7 now" in other.stderr and len(other.stderr.splitlines()) == 1
+    assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_nothing_to_resume(features, tiny, tmp_path):
+    with pytest.raises(LabError, match="nothing to resume"):
+        make_run(features, tiny, tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name, near", [("adamv", "adamw"), ("adagrd", "adagrad"), ("adfactor", "adafactor")])
+def test_an_unknown_optimiser_names_the_near_ones(features, tiny, tmp_path, name, near):
+    with pytest.raises(LabError, match=f"no optimiser '{name}'.*{near}"):
+        make_run(features, tiny, tmp_path / "x", optimizer=name)
+
+
+def test_an_optimiser_whose_library_is_missing_says_so(features, tiny, tmp_path):
+    with pytest.raises(LabError, match="not installed"):
+        finish(make_run(features, tiny, tmp_path / "x", optimizer="adamw_8bit", max_steps=1))
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "adafactor", "sgd"])
+@pytest.mark.parametrize("window", ["short", "full"])
+def test_other_optimisers_and_windows_learn(features, tiny, tmp_path, optimizer, window):
+    run = make_run(features, tiny, tmp_path / "x", optimizer=optimizer, window=window, learning_rate=0.01, max_steps=4, blend=1.0)
+    table = run.model.model.encoder.embed_positions.weight.clone()
+    finish(run)
+    dev = [entry["eval_loss"] for entry in json.loads((run.folder / "history.json").read_text()) if "eval_loss" in entry]
+    assert dev[-1] < dev[0]
+    assert (run.model.model.encoder.embed_positions.weight == table).all()  # sinusoids stay sinusoids
+    assert run.model.config.trained_windows == ([3_000] if window == "full" else list(LENGTHS))
+    assert run.metrics["run"]["share"] == 1.0
+
+
+def test_default_rates_follow_size_and_optimiser():
+    assert training.default_rate("adamw", 512) == 2.5e-5 and training.default_rate("adamw", 1280) < training.default_rate("adamw", 768)
+    assert training.default_rate("adagrad", 512) > 5 * training.default_rate("adamw", 512)
+
+
+def test_blending_ends_at_the_weights_on_either_side(features, tiny, tmp_path):
+    run = make_run(features, tiny, tmp_path / "x")
+    start = training.weights(run.model)
+    end = {name: tensor + 1 for name, tensor in start.items()}
+    for share in (0.0, 0.5, 1.0):
+        training.blend(run.model, start, end, share)
+        assert all(((tensor - start[name]) - share).abs().max() < 1e-5 for name, tensor in training.weights(run.model).items())
+
+
+def test_features_for_another_model_are_refused(features, tiny, tmp_path, processor):
+    from transformers import WhisperFeatureExtractor, WhisperProcessor
+
+    turbo = shutil.copytree(tiny, tmp_path / "turbo")
+    checkpoint.save_processor(WhisperProcessor(WhisperFeatureExtractor(feature_size=128), processor.tokenizer), turbo)
+    with pytest.raises(LabError, match="holds 80 mels.*takes 128.*feature-pipeline.py --model"):
+        make_run(features, turbo, tmp_path / "x")
+    script("feature-pipeline.py", "--model", turbo, "--store", tmp_path / "wide", "--limit", "2", cwd=tmp_path)
+    assert store.FeatureSet(tmp_path / "wide").split("train")[0]["features"].shape[0] == 128
+    with pytest.raises(LabError, match="holds 128 mels"):
+        make_run(tmp_path / "wide", tiny, tmp_path / "x")
