@@ -21,15 +21,44 @@ from whisper_lab import command
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     group = parser.add_argument_group("what to read")
-    group.add_argument("--corpus", default="sample", metavar="SOURCE", help="'sample' (default), or the folder of a Common Voice release")
-    group.add_argument("--language", default="sv-SE", help="the release's locale (default sv-SE): which folder is read, and the language that Whisper is told")
-    group.add_argument("--splits", nargs="+", metavar="SPLIT", help="default: train dev test, and the sample's aside; any TSV of the release works")
+    group.add_argument(
+        "--corpus",
+        default="sample",
+        metavar="SOURCE",
+        help="'sample' (default), or the folder of a Common Voice release",
+    )
+    group.add_argument(
+        "--language",
+        default="sv-SE",
+        help="the release's locale (default sv-SE): which folder is read, and the language that Whisper is told",
+    )
+    group.add_argument(
+        "--splits",
+        nargs="+",
+        metavar="SPLIT",
+        help="default: train dev test, and the sample's aside; any TSV of the release works",
+    )
     group.add_argument("--limit", type=int, metavar="N", help="at most N clips of each split, to try things out")
     group = parser.add_argument_group("what to make")
-    group.add_argument("--model", default="sample", help="whose tokens and number of mels: 'sample' (the embedded Whisper base, default), a folder or a Hub id; all sizes of Whisper but large-v3 and turbo share one feature set")
-    group.add_argument("--store", default="features/sample", metavar="FOLDER", help="where the features go (default features/sample); a set made with other settings is never overwritten")
+    group.add_argument(
+        "--model",
+        default="sample",
+        help="whose tokens and number of mels: 'sample' (the embedded Whisper base, default), a folder or a Hub id; "
+        "all sizes of Whisper but large-v3 and turbo share one feature set",
+    )
+    group.add_argument(
+        "--store",
+        default="features/sample",
+        metavar="FOLDER",
+        help="where the features go (default features/sample); a set made with other settings is never overwritten",
+    )
     group = parser.add_argument_group("how fast")
-    group.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core); fewer where memory is short, 0.5 GB each")
+    group.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes (default: one a core); fewer where memory is short, 0.5 GB each",
+    )
     args = parser.parse_args(argv)
     for name in ("limit", "workers"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
@@ -47,17 +76,23 @@ def main() -> None:
     release = corpus.read(args.corpus, args.language, args.splits, args.limit)
     processor = checkpoint.load_processor(args.model)
     splits = {name: rows(clips, processor.tokenizer, language) for name, clips in release.splits.items()}
+    front_end = features.FrontEnd(processor.feature_extractor.feature_size).prepared()
     settings = {
-        "corpus": {"name": release.name, "version": release.version, "language": release.language, "fingerprint": release.fingerprint},
+        "corpus": release.identity(),
         "language": language,
-        "front_end": features.FrontEnd(processor.feature_extractor.feature_size).settings(),
+        "front_end": front_end.settings(),
         "tokenizer": checkpoint.tokenizer_fingerprint(processor.tokenizer),
         "clips": {name: len(clips) for name, clips in splits.items()},
     }  # fmt: skip
-    extract = features.Extract(features.FrontEnd(processor.feature_extractor.feature_size))
     with tqdm(total=sum(settings["clips"].values()), unit="clip", desc="Features") as bar:
         manifest = store.build(
-            Path(args.store), settings, splits, extract, engine.workers(args.workers), plan.versions(), bar.update
+            Path(args.store),
+            settings,
+            splits,
+            features.Extract(front_end),
+            engine.workers(args.workers),
+            plan.versions(),
+            bar.update,
         )
     report(Path(args.store), manifest)
 
@@ -73,11 +108,13 @@ def rows(clips, tokenizer, language: str) -> list[dict]:
 
 
 def report(folder: Path, manifest: dict) -> None:
-    print(f"\n{manifest['corpus']['name']} {manifest['corpus']['version']}, {manifest['corpus']['language']} → {folder}")
+    print(
+        f"\n{manifest['corpus']['name']} {manifest['corpus']['version']}, {manifest['corpus']['language']} → {folder}"
+    )
     for name, split in manifest["splits"].items():
         print(
-            f"  {name:10} {split['clips']:7,} clips {split['seconds'] / 3600:8.2f} h {split['bytes'] / 1e6:9.1f} MB"
-            f" {split['bytes'] / split['clips'] / 1e3:6.1f} kB a clip"
+            f"  {name:10} {split['rows']:7,} clips {split['seconds'] / 3600:8.2f} h {split['bytes'] / 1e6:9.1f} MB"
+            f" {split['bytes'] / split['rows'] / 1e3:6.1f} kB a clip"
         )
     reasons = sum((Counter(split["rejected"]) for split in manifest["splits"].values()), Counter())
     for reason, count in reasons.most_common():

@@ -21,20 +21,69 @@ from whisper_lab import command
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument_group("from what to what").add_argument
-    add("--features", default="features/sample", metavar="FOLDER", help="what feature-pipeline.py made (default features/sample)")
-    add("--model", default="sample", help="where to start: 'sample' (the embedded Whisper base, default), a folder or a Hub id")
-    add("--output", metavar="FOLDER", help="where the model goes (default models/ and the name of the features' folder); another run's folder is never touched")
-    add("--resume", action="store_true", help="go on with the run in --output, from its last checkpoint, to the same losses")
-    add = parser.add_argument_group("recipe").add_argument
+    add(
+        "--features",
+        default="features/sample",
+        metavar="FOLDER",
+        help="what feature-pipeline.py made (default features/sample)",
+    )
+    add(
+        "--model",
+        default="sample",
+        help="where to start: 'sample' (the embedded Whisper base, default), a folder or a Hub id",
+    )
+    add(
+        "--output",
+        metavar="FOLDER",
+        help="where the model goes (default models/ and the name of the features' folder); another run's folder is "
+        "never touched",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --output, from its last checkpoint, to the same losses",
+    )
+    recipe = parser.add_argument_group("recipe")
+    add = recipe.add_argument
     add("--optimizer", default="adamw", help="adamw (default), adagrad, adafactor, or any name transformers knows")
-    add("--learning-rate", type=float, metavar="RATE", help="default: by model size and optimiser; lower it where the corpus is small and forgetting costs more than learning gains")
-    steps = parser.add_mutually_exclusive_group()
+    add(
+        "--learning-rate",
+        type=float,
+        metavar="RATE",
+        help="default: by model size and optimiser; lower it where the corpus is small and forgetting costs more than "
+        "learning gains",
+    )
+    steps = recipe.add_mutually_exclusive_group()
     steps.add_argument("--max-steps", type=int, metavar="N", help="steps of the optimiser, instead of --epochs")
     steps.add_argument("--epochs", type=float, default=4, metavar="N", help="passes over train (default 4)")
-    add("--batch-size", type=int, metavar="N", help="clips a step and device (default 16; 8 below 2,000 clips, for more steps)")
-    add("--accumulation", type=int, default=1, metavar="N", help="batches a step: memory of one, gradient of all (default 1)")
-    add("--window", choices=("mixed", "short", "full"), default="mixed", help="mixed (default): as short as the speech, longer now and then; short: always; full: 30 s always, the classic recipe")
-    add("--blend", type=share, default="auto", metavar="SHARE", help="share of tuned weights in the final average with the untuned ones, against forgetting: 0 to 1, or auto (default): the smallest that keeps 95 %% of what was gained on dev")
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="clips a step and device (default 16; 8 below 2,000 clips, for more steps)",
+    )
+    add(
+        "--accumulation",
+        type=int,
+        default=1,
+        metavar="N",
+        help="batches a step: memory of one, gradient of all (default 1)",
+    )
+    add(
+        "--window",
+        choices=("mixed", "short", "full"),
+        default="mixed",
+        help="mixed (default): as short as the speech, longer now and then; short: always; full: 30 s always, the "
+        "classic recipe",
+    )
+    add(
+        "--blend",
+        type=share,
+        default="auto",
+        metavar="SHARE",
+        help="share of tuned weights in the final average with the untuned ones, against forgetting: 0 to 1, or auto "
+        "(default): the smallest that keeps 95 %% of what was gained on dev",
+    )
     add("--seed", type=int, default=1, help="of the order of clips (default 1)")
     args = parser.parse_args(argv)
     for name in ("max_steps", "batch_size", "accumulation", "epochs", "learning_rate"):

@@ -70,8 +70,8 @@ def side(name: str, args, count: int) -> dict:
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     result = json.loads(done.stdout.splitlines()[-1])
     print(
-        f"{name:6} {count:6,} clips  {count / result['seconds']:7.1f} clips/s  {result['bytes'] / count / 1e3:7.1f} kB a clip"
-        f"  peak {result['peak_mb']:,.0f} MB",
+        f"{name:6} {count:6,} clips  {count / result['seconds']:7.1f} clips/s  "
+        f"{result['bytes'] / count / 1e3:7.1f} kB a clip  peak {result['peak_mb']:,.0f} MB",
         flush=True,
     )
     return result
@@ -94,7 +94,10 @@ def main() -> None:
         return
     theirs, us = side("usual", args, args.clips), side("ours", args, args.clips)
     grown = side("ours", args, args.clips * args.grow)
-    print(f"ratio: {theirs['seconds'] / us['seconds']:.1f} times as fast, {theirs['bytes'] / us['bytes']:.1f} times smaller")
+    print(
+        f"ratio: {theirs['seconds'] / us['seconds']:.1f} times as fast, "
+        f"{theirs['bytes'] / us['bytes']:.1f} times smaller"
+    )
     print(f"memory at {args.grow} times the clips: {grown['peak_mb'] - us['peak_mb']:+,.0f} MB")
 
 

@@ -20,7 +20,9 @@ import torch  # noqa: E402
 from whisper_lab import checkpoint, command, store, training  # noqa: E402
 
 
-def seconds(model, start: dict, splits: dict, processor, prompt, window: str, steps: int, batch_size: int, folder: Path) -> float:
+def seconds(
+    model, start: dict, splits: dict, processor, prompt, window: str, steps: int, batch_size: int, folder: Path
+) -> float:
     """Wall time of `steps` steps at `window`, from the start weights, without scoring or saving."""
     model.load_state_dict(start)
     recipe = training.Recipe("adamw", 1e-5, steps, batch_size, 1, 1, 0.01, window, steps + 1, 1.0, 1)
@@ -45,7 +47,9 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=512, help="clips that mixed reads; full reads a quarter of them")
     args = parser.parse_args()
     root = Path(__file__).parent.parent
-    subprocess.run([sys.executable, root / "feature-pipeline.py", "--store", args.store], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, root / "feature-pipeline.py", "--store", args.store], check=True, stdout=subprocess.DEVNULL
+    )
     features = store.FeatureSet(args.store)
     splits = {name: features.split(name) for name in ("train", "dev")}
     processor, model = checkpoint.load_processor(args.model), checkpoint.load_model(args.model)

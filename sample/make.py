@@ -73,7 +73,7 @@ PATTERNS = (
 ASIDE = (
     "När vi kom fram till stugan hade solen redan gått ner, men isen på sjön lyste fortfarande svagt i skymningen.",
     "Kommunen meddelade på onsdagen att bron mellan de båda stadsdelarna stängs för reparation under hela hösten.",
-    "Hon läste brevet två gånger, vek ihop det försiktigt och lade det i lådan där hennes mor brukade förvara fotografier.",
+    "Hon läste brevet två gånger, vek ihop det försiktigt och lade det i lådan där hennes mor förvarade fotografier.",
     "Forskarna har under flera år undersökt hur fåglar hittar hem, och nu tror de att doften spelar en viktig roll.",
     "Den som vill lära sig spela fiol måste ha tålamod, eftersom de första åren sällan låter särskilt vackert.",
     "Trots att laget förlorade matchen var tränaren nöjd med hur de unga spelarna hade kämpat ända till slutet.",
@@ -82,7 +82,7 @@ ASIDE = (
     "Regeringen föreslår att fler ungdomar ska få sommarjobb, men oppositionen anser att pengarna inte räcker.",
     "Min farfar berättade ofta om vintern när snön låg så hög att de fick gräva en tunnel till ladugården.",
     "Biblioteket håller öppet längre på torsdagar, och då brukar en författare komma dit och läsa ur sina böcker.",
-    "Efter olyckan satte polisen upp nya skyltar vid korsningen och sänkte hastigheten till trettio kilometer i timmen.",
+    "Efter olyckan satte polisen upp nya skyltar vid korsningen och sänkte farten till trettio kilometer i timmen.",
 )
 
 
@@ -107,7 +107,7 @@ def speak(sentence: str, variant: str, words_a_minute: int, pitch: int) -> np.nd
 
 
 def in_a_room(speech: np.ndarray, decay_seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """`speech` with the echo of a room: convolved with noise that dies away exponentially (60 dB in `decay_seconds`)."""
+    """`speech` with the echo of a room: convolved with noise that dies away, by 60 dB in `decay_seconds`."""
     t = np.arange(int(decay_seconds * RATE)) / RATE
     echo = rng.standard_normal(t.size) * 10 ** (-3 * t / decay_seconds) * 0.03
     echo[0] = 1

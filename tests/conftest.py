@@ -31,8 +31,17 @@ def tiny(tmp_path_factory, processor) -> Path:
     torch.manual_seed(0)
     token = processor.tokenizer.convert_tokens_to_ids
     end = token("<|endoftext|>")
-    sizes = {f"{side}_{part}": count for side in ("encoder", "decoder") for part, count in (("layers", 2), ("attention_heads", 2), ("ffn_dim", 64))}
-    special = {"decoder_start_token_id": token("<|startoftranscript|>"), "bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    sizes = {
+        f"{side}_{part}": count
+        for side in ("encoder", "decoder")
+        for part, count in (("layers", 2), ("attention_heads", 2), ("ffn_dim", 64))
+    }
+    special = {
+        "decoder_start_token_id": token("<|startoftranscript|>"),
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": end,
+    }
     model = WhisperForConditionalGeneration(WhisperConfig(vocab_size=51865, d_model=32, **sizes, **special))
     towards_the_end = torch.randn(32)  # random weights never end a sentence; these mostly do, so decoding is quick
     model.model.decoder.layer_norm.bias.data = 0.3 * towards_the_end

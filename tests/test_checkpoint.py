@@ -1,14 +1,25 @@
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from conftest import script
+from conftest import ROOT, script
 
 from whisper_lab import LabError, checkpoint
 
 
 @pytest.mark.parametrize(
-    "locale, code", [("sv-SE", "sv"), ("sv", "sv"), ("swedish", "sv"), ("Swedish", "sv"), ("nb-NO", "no"), ("nn-NO", "nn"), ("zh-CN", "zh")]
+    "locale, code",
+    [
+        ("sv-SE", "sv"),
+        ("sv", "sv"),
+        ("swedish", "sv"),
+        ("Swedish", "sv"),
+        ("nb-NO", "no"),
+        ("nn-NO", "nn"),
+        ("zh-CN", "zh"),
+    ],
 )
 def test_languages(locale, code):
     assert checkpoint.whisper_language(locale) == code
@@ -70,9 +81,13 @@ def test_what_is_saved_opens_unchanged_everywhere(tiny, tmp_path):
 
     noise = np.random.default_rng(0).standard_normal(16_000).astype(np.float32) * 0.1
     asr = pipeline("automatic-speech-recognition", model=str(tiny))
-    said = asr({"raw": noise, "sampling_rate": 16_000}, generate_kwargs={"max_new_tokens": 5, "language": "sv", "num_beams": 1})
+    said = asr(
+        {"raw": noise, "sampling_rate": 16_000}, generate_kwargs={"max_new_tokens": 5, "language": "sv", "num_beams": 1}
+    )
     assert isinstance(said["text"], str)
-    converter = ctranslate2.converters.TransformersConverter(str(tiny), copy_files=["tokenizer.json", "preprocessor_config.json"])
+    converter = ctranslate2.converters.TransformersConverter(
+        str(tiny), copy_files=["tokenizer.json", "preprocessor_config.json"]
+    )
     converter.convert(str(tmp_path / "ct2"), quantization="int8")
     model = WhisperModel(str(tmp_path / "ct2"), device="cpu", compute_type="int8")
     segments, info = model.transcribe(noise, language="sv", max_new_tokens=5, temperature=0)
@@ -82,11 +97,6 @@ def test_what_is_saved_opens_unchanged_everywhere(tiny, tmp_path):
 
 @pytest.mark.parametrize("name", ["feature-pipeline.py", "training-pipeline.py"])
 def test_help_answers_without_loading_a_library(name, tmp_path):
-    import subprocess
-    import sys
-
-    from conftest import ROOT
-
     done = script(name, "--help", cwd=tmp_path)
     assert "python " + name in done.stdout and "default" in done.stdout
     code = (
@@ -97,3 +107,10 @@ def test_help_answers_without_loading_a_library(name, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stderr.strip() == "[]", done.stderr
+
+
+def test_without_the_requirements_the_script_says_how_to_get_them(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-S", ROOT / "feature-pipeline.py"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "source .venv/bin/activate" in done.stderr

@@ -51,6 +51,7 @@ def test_mistakes_say_what_was_looked_for_and_found(release, tmp_path):
     (tmp_path / "holiday" / "beach.jpg").touch()
     said = message(str(tmp_path / "holiday"), "sv-SE")
     assert "looked for clips/" in said and "beach.jpg" in said
+    assert "--language sv-SE" in message(str(release / "sv-SE"), "fi")
     assert "languages found: sv-SE" in message(str(release), "fi")
     assert "splits found: clip_durations, dev, test, train" in message(str(release), "sv-SE", ["validated"])
     tsv = release / "sv-SE" / "train.tsv"

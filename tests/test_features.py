@@ -73,5 +73,7 @@ def test_what_cannot_be_learnt_from_is_rejected_with_its_reason(tmp_path, speech
 
 
 def test_at_4_s_a_clip_takes_less_than_80_kb():
-    row_bytes = FrontEnd().log_mel(np.random.default_rng(0).standard_normal(4 * RATE).astype(np.float32)).astype("<f2").nbytes
+    row_bytes = (
+        FrontEnd().log_mel(np.random.default_rng(0).standard_normal(4 * RATE).astype(np.float32)).astype("<f2").nbytes
+    )
     assert row_bytes < 80_000  # before zstd, and for noise, which does not compress; the padded float32 is 960,000

@@ -20,11 +20,17 @@ def rows(split: str) -> list[dict]:
 
 def test_layout_and_size():
     assert [len(rows(split)) for split in ("train", "dev", "test", "validated")] == [220, 30, 50, 300]
-    assert list(rows("train")[0]) == (
-        "client_id path sentence_id sentence sentence_domain up_votes down_votes age gender accents variant locale segment"
-    ).split()
+    assert (
+        list(rows("train")[0])
+        == (
+            "client_id path sentence_id sentence sentence_domain up_votes down_votes "
+            "age gender accents variant locale segment"
+        ).split()
+    )
     clips = {row["path"] for split in ("train", "dev", "test", "aside") for row in rows(split)}
-    assert clips == {path.name for path in (ROOT / "clips").iterdir()} == {row["clip"] for row in rows("clip_durations")}
+    assert (
+        clips == {path.name for path in (ROOT / "clips").iterdir()} == {row["clip"] for row in rows("clip_durations")}
+    )
     assert sum(path.stat().st_size for path in SAMPLE.rglob("*") if path.is_file()) < 6_000_000
 
 
@@ -37,7 +43,9 @@ def test_no_sentence_and_no_voice_is_in_two_splits():
 
 def test_durations_are_those_of_the_files():
     for row in rows("clip_durations")[::20]:
-        assert float(row["duration[ms]"]) / 1000 == pytest.approx(soundfile.info(ROOT / "clips" / row["clip"]).duration, abs=0.1)
+        assert float(row["duration[ms]"]) / 1000 == pytest.approx(
+            soundfile.info(ROOT / "clips" / row["clip"]).duration, abs=0.1
+        )
 
 
 @pytest.mark.skipif(not shutil.which("espeak-ng"), reason="espeak-ng is not installed (apt install espeak-ng)")

@@ -29,8 +29,11 @@ def splits(processor, monkeypatch) -> dict[str, list[dict]]:
     return rows
 
 
-def build(folder, splits, extract=Extract(FrontEnd()), processes=1, settings=SETTINGS):
-    return store.build(folder, settings, splits, extract, processes, {"python": "3"})
+EXTRACT = Extract(FrontEnd())
+
+
+def build(folder, splits, extract=EXTRACT, settings=SETTINGS):
+    return store.build(folder, settings, splits, extract, 1, {"python": "3"})
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -43,7 +46,7 @@ class Killed(BaseException):
 
 def test_what_is_read_is_what_was_written(tmp_path, splits):
     manifest = build(tmp_path / "set", splits)
-    assert manifest["splits"]["train"]["clips"] == 9 and manifest["splits"]["train"]["rejected"] == {"empty sentence": 1}
+    assert manifest["splits"]["train"]["rows"] == 9 and manifest["splits"]["train"]["rejected"] == {"empty sentence": 1}
     assert manifest["splits"]["dev"]["rejected"] == {"missing file": 1}
     lines = (tmp_path / "set" / "rejected.tsv").read_text().splitlines()
     assert [line.split("\t")[:3] for line in lines[1:]] == [
@@ -54,8 +57,11 @@ def test_what_is_read_is_what_was_written(tmp_path, splits):
     kept = [clip for clip in splits["train"] if clip["sentence"]]
     assert len(train) == 9 and train.column("id") == [clip["id"] for clip in kept]
     for i in (0, 8):
-        expected = Extract(FrontEnd())(kept[i])
-        assert train[i]["features"].tobytes() == expected["features"] and train[i]["features"].shape == (80, expected["frames"])
+        expected = EXTRACT(kept[i])
+        assert train[i]["features"].tobytes() == expected["features"] and train[i]["features"].shape == (
+            80,
+            expected["frames"],
+        )
         assert train[i]["labels"] == kept[i]["labels"] and train[i]["client_id"] == kept[i]["client_id"]
 
 
@@ -63,7 +69,9 @@ def test_datasets_reads_the_shards_too(tmp_path, splits):
     import datasets
 
     build(tmp_path / "set", splits)
-    read = datasets.load_dataset("parquet", data_files=str(tmp_path / "set" / "train-*.parquet"), cache_dir=str(tmp_path / "cache"))
+    read = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "set" / "train-*.parquet"), cache_dir=str(tmp_path / "cache")
+    )
     assert read["train"]["sentence"][:] == [clip["sentence"] for clip in splits["train"] if clip["sentence"]]
 
 
@@ -72,12 +80,12 @@ def test_a_run_killed_at_any_clip_ends_in_the_same_bytes(tmp_path, splits):
     for killed_at in range(13):
         calls = 0
 
-        def extract(clip):
+        def extract(clip, killed_at=killed_at):
             nonlocal calls
             calls += 1
             if calls > killed_at:
                 raise Killed
-            return Extract(FrontEnd())(clip)
+            return EXTRACT(clip)
 
         folder = tmp_path / f"killed-at-{killed_at}"
         with pytest.raises(Killed):
@@ -191,7 +199,7 @@ def test_the_manifest_says_what_is_there(tmp_path, release):
     assert manifest["corpus"]["version"] == "99.0-2026-01-01" and manifest["language"] == "sv"
     assert manifest["front_end"]["mels"] == 80 and manifest["schema_version"] == 1
     for split in manifest["splits"].values():
-        assert split["clips"] == sum(shard["clips"] for shard in split["shards"])
+        assert split["rows"] == sum(shard["rows"] for shard in split["shards"])
         assert all(len(shard["sha256"]) == 64 for shard in split["shards"])
         assert split["bytes"] / split["seconds"] < 20_000  # 80 kB at 4 s
 

@@ -44,7 +44,9 @@ def test_nothing_heard_and_nothing_said():
 
 def test_evaluates_interface_agrees_with_the_counts():
     references, hypotheses = ["en två tre", "fyra fem"], ["en tva tre", "fyra fem sex"]
-    assert scoring.metric("word").compute(references=references, predictions=hypotheses) == {"wer": pytest.approx(2 / 5)}
+    assert scoring.metric("word").compute(references=references, predictions=hypotheses) == {
+        "wer": pytest.approx(2 / 5)
+    }
     wrong, total = scoring.counts(references, hypotheses, "character").sum(axis=0)
     assert scoring.metric("character").compute(references=references, predictions=hypotheses)["cer"] == wrong / total
 

@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import ROOT, script
 
 from whisper_lab import LabError, checkpoint, runs, scoring, store, training
+from whisper_lab.evaluation import Hypotheses
 from whisper_lab.windows import LENGTHS
 
 
@@ -33,7 +36,10 @@ def finish(run: runs.Run) -> runs.Run:
 
 
 def losses(folder) -> list:
-    return [{k: v for k, v in entry.items() if "loss" in k or "wer" in k} for entry in json.loads((folder / "history.json").read_text())[:-1]]
+    return [
+        {k: v for k, v in entry.items() if "loss" in k or "wer" in k}
+        for entry in json.loads((folder / "history.json").read_text())[:-1]
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,18 @@ def whole(features, tiny, tmp_path_factory):
 
 
 def arguments(features, tiny, folder) -> list[str]:
-    return ["--features", str(features), "--model", str(tiny), "--output", str(folder), "--max-steps", "12", "--learning-rate", "0.01"]
+    return [
+        "--features",
+        str(features),
+        "--model",
+        str(tiny),
+        "--output",
+        str(folder),
+        "--max-steps",
+        "12",
+        "--learning-rate",
+        "0.01",
+    ]
 
 
 def test_what_a_run_leaves(whole, features):
@@ -60,9 +77,19 @@ def test_what_a_run_leaves(whole, features):
     assert plan["plan"]["recipe"]["window"] == "mixed" and plan["versions"]["torch"]
     assert plan["plan"]["features"] == store.FeatureSet(features).fingerprint
     names = {path.name for path in folder.iterdir()}
-    assert {"README.md", "curves.png", "predictions.tsv", "preprocessor_config.json", "vocab.json", "merges.txt", "tokenizer.json"} <= names
+    assert {
+        "README.md",
+        "curves.png",
+        "predictions.tsv",
+        "preprocessor_config.json",
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.json",
+    } <= names
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
-    assert list((folder / "log").glob("events.*")) and "README.md" in printed and "tuned minus untuned" in printed.lower()
+    assert (
+        list((folder / "log").glob("events.*")) and "README.md" in printed and "tuned minus untuned" in printed.lower()
+    )
     config, generation = (json.loads((folder / name).read_text()) for name in ("config.json", "generation_config.json"))
     assert config["trained_windows"][0] == 200 and config["max_source_positions"] == 1_500 and config["use_cache"]
     assert generation["language"] == "<|sv|>" and generation["task"] == "transcribe"
@@ -117,8 +144,12 @@ def test_a_finished_run_is_shown_again_and_another_run_refused(whole, features, 
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     again = script("training-pipeline.py", *arguments(features, tiny, folder), cwd=folder.parent)
     assert "finished" in again.stdout and re.search("test .*", printed).group() in again.stdout
-    other = script("training-pipeline.py", *arguments(features, tiny, folder), "--seed", "7", cwd=folder.parent, check=False)
-    assert other.returncode == 2 and "recipe.seed: 1 there, 7 now" in other.stderr and len(other.stderr.splitlines()) == 1
+    other = script(
+        "training-pipeline.py", *arguments(features, tiny, folder), "--seed", "7", cwd=folder.parent, check=False
+    )
+    assert (
+        other.returncode == 2 and "recipe.seed: 1 there, 7 now" in other.stderr and len(other.stderr.splitlines()) == 1
+    )
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
@@ -142,10 +173,14 @@ def test_an_optimiser_whose_library_is_missing_says_so(features, tiny, tmp_path)
 @pytest.mark.parametrize("optimizer", ["adagrad", "adafactor", "sgd"])
 @pytest.mark.parametrize("window", ["short", "full"])
 def test_other_optimisers_and_windows_learn(features, tiny, tmp_path, optimizer, window):
-    run = make_run(features, tiny, tmp_path / "x", optimizer=optimizer, window=window, learning_rate=0.01, max_steps=4, blend=1.0)
+    run = make_run(
+        features, tiny, tmp_path / "x", optimizer=optimizer, window=window, learning_rate=0.01, max_steps=4, blend=1.0
+    )
     table = run.model.model.encoder.embed_positions.weight.clone()
     finish(run)
-    dev = [entry["eval_loss"] for entry in json.loads((run.folder / "history.json").read_text()) if "eval_loss" in entry]
+    dev = [
+        entry["eval_loss"] for entry in json.loads((run.folder / "history.json").read_text()) if "eval_loss" in entry
+    ]
     assert dev[-1] < dev[0]
     assert (run.model.model.encoder.embed_positions.weight == table).all()  # sinusoids stay sinusoids
     assert run.model.config.trained_windows == ([3_000] if window == "full" else list(LENGTHS))
@@ -153,7 +188,9 @@ def test_other_optimisers_and_windows_learn(features, tiny, tmp_path, optimizer,
 
 
 def test_default_rates_follow_size_and_optimiser():
-    assert training.default_rate("adamw", 512) == 2.5e-5 and training.default_rate("adamw", 1280) < training.default_rate("adamw", 768)
+    assert training.default_rate("adamw", 512) == 2.5e-5 and training.default_rate(
+        "adamw", 1280
+    ) < training.default_rate("adamw", 768)
     assert training.default_rate("adagrad", 512) > 5 * training.default_rate("adamw", 512)
 
 
@@ -163,7 +200,27 @@ def test_blending_ends_at_the_weights_on_either_side(features, tiny, tmp_path):
     end = {name: tensor + 1 for name, tensor in start.items()}
     for share in (0.0, 0.5, 1.0):
         training.blend(run.model, start, end, share)
-        assert all(((tensor - start[name]) - share).abs().max() < 1e-5 for name, tensor in training.weights(run.model).items())
+        assert all(
+            ((tensor - start[name]) - share).abs().max() < 1e-5 for name, tensor in training.weights(run.model).items()
+        )
+
+
+@pytest.mark.parametrize("wrong_at_half, share", [(10, 1.0), (2, 0.9), (0.6, 0.6), (0.4, 0.5)])
+def test_auto_takes_the_smallest_share_that_keeps_95_percent_of_the_gain(wrong_at_half, share):
+    """A model of one weight, the share, whose errors in a thousand words grow as it is taken back; untuned 10 %."""
+
+    class Listener:
+        model = torch.nn.Linear(1, 1, bias=False)
+        recipe = SimpleNamespace(window="mixed")
+
+        def transcribe(self, split, window, title):
+            assert (split, window) == ("dev", "short")
+            wrong = round(20 * wrong_at_half * (1 - self.model.weight.item()))
+            said = " ".join(["rätt"] * 1_000)
+            return Hypotheses(["x"], [said], [" ".join(["fel"] * wrong + ["rätt"] * (1_000 - wrong))], 0.0)
+
+    start, end = ({"weight": torch.full((1, 1), float(value))} for value in (0, 1))
+    assert training.choose_share(Listener(), start, end, untuned=10.0) == share
 
 
 def test_features_for_another_model_are_refused(features, tiny, tmp_path, processor):

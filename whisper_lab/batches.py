@@ -96,7 +96,9 @@ class Collator:
         for i, row in enumerate(rows):
             ids = torch.tensor(row["labels"])
             if ids[0] == self.start:
-                raise LabError(f"the labels of {row['id']} begin with the token that the decoder adds; make the features again")
+                raise LabError(
+                    f"the labels of {row['id']} begin with the token that the decoder adds; make the features again"
+                )
             inputs[i, 0], inputs[i, 1 : len(ids)] = self.start, ids[:-1]
             labels[i, self.prompt : len(ids)] = ids[self.prompt :]
         features = torch.from_numpy(np.stack([row["features"] for row in rows]))

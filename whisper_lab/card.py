@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import yaml
+
 from .scoring import MEASURES, Score
 
 NAMES = {"wer": "WER, raw", "wer_normalised": "WER, normalised", "cer": "CER, raw", "cer_normalised": "CER, normalised"}
@@ -21,7 +23,10 @@ def curves(history: list[dict], path: Path) -> None:
     figure, panels = pyplot.subplots(1, 3, figsize=(13, 3.8), constrained_layout=True)
     plots = (
         ("Loss per token", {"training": "loss", "dev": "eval_loss"}),
-        ("Error rate on dev, %", {"WER, normalised": "eval_wer_normalised", "WER, raw": "eval_wer", "CER, raw": "eval_cer"}),
+        (
+            "Error rate on dev, %",
+            {"WER, normalised": "eval_wer_normalised", "WER, raw": "eval_wer", "CER, raw": "eval_cer"},
+        ),
         ("Learning rate", {"": "learning_rate"}),
     )
     for panel, (title, lines) in zip(panels, plots):
@@ -82,7 +87,8 @@ def _shortened(text: str, length: int = 120) -> str:
 def summary(folder: Path, metrics: dict, predictions: list[dict]) -> str:
     """The end of a run, for the terminal."""
     sentences = "\n".join(
-        f"  said     {row['sentence']}\n  untuned  {row['untuned']}\n  tuned    {row['tuned']}\n" for row in examples(predictions)
+        f"  said     {row['sentence']}\n  untuned  {row['untuned']}\n  tuned    {row['tuned']}\n"
+        for row in examples(predictions)
     )
     gain = Score(**metrics["tuned_minus_untuned"]["test"])
     verdict = "better" if gain.high < 0 else "worse" if gain.low > 0 else "no difference shown"
@@ -95,47 +101,27 @@ def summary(folder: Path, metrics: dict, predictions: list[dict]) -> str:
     )
 
 
-def write(folder: Path, plan: dict, versions: dict, manifest: dict, metrics: dict, predictions: list[dict]) -> str:
+SYNTHETIC = (
+    "\n**The voices are synthetic.** These numbers show that the pipeline learns, not how good the Swedish is.\n"
+)
+
+
+def write(folder: Path, plan: dict, versions: dict, manifest: dict, metrics: dict, predictions: list[dict]) -> None:
     """The model card (README.md in the Hub's form) of the model in `folder`."""
-    corpus, recipe, run = plan["corpus"], plan["recipe"], metrics["run"]
-    test = metrics["tuned"]["test"]
-    results = "\n".join(
-        f"      - type: {measure.split('_')[0]}\n        name: {NAMES[measure]}\n        value: {test[measure]['value']}"
-        for measure in MEASURES
-    )
-    hours = {name: split["seconds"] / 3600 for name, split in manifest["splits"].items()}
-    data = ", ".join(f"{name} {manifest['splits'][name]['clips']:,} clips ({hours[name]:.2f} h)" for name in hours)
+    corpus, recipe = plan["corpus"], plan["recipe"]
+    name = f"{corpus['name']} {corpus['version']}".strip()
+    start = "OpenAI's Whisper base" if plan["model"] == "sample" else f"`{plan['model']}`"
+    served = "30 s windows" if recipe["window"] == "full" else "windows as short as the speech"
     said = "\n".join(f"| {row['sentence']} | {row['untuned']} | {row['tuned']} |" for row in examples(predictions))
-    served = "windows as short as the speech" if recipe["window"] != "full" else "30 s windows"
-    synthetic = (
-        "\n**The voices are synthetic.** These numbers show that the pipeline learns, not how good the Swedish is.\n"
-        if corpus["name"] == "sample"
-        else ""
-    )
+    facts = "\n".join(f"| {what} | {fact} |" for what, fact in _facts(plan, versions, manifest, metrics["run"]).items())
     text = f"""---
-language: {plan["language"]}
-license: mit
-base_model: {"openai/whisper-base" if plan["model"] == "sample" else plan["model"]}
-library_name: transformers
-pipeline_tag: automatic-speech-recognition
-tags: [whisper]
-model-index:
-  - name: {folder.name}
-    results:
-    - task:
-        type: automatic-speech-recognition
-      dataset:
-        name: {corpus["name"]} {corpus["version"]} ({corpus["language"]})
-        type: {corpus["name"].lower().replace(" ", "_")}
-        split: test
-      metrics:
-{results}
+{_front_matter(folder, plan, name, metrics["tuned"]["test"])}
 ---
 
 # {folder.name}
 
-Whisper ({"OpenAI's base" if plan["model"] == "sample" else plan["model"]}) fine-tuned on {corpus["name"]} {corpus["version"]}, {corpus["language"]}.
-{synthetic}
+{start}, fine-tuned on {name} ({corpus["language"]}).
+{SYNTHETIC if corpus["name"] == "sample" else ""}
 ## Scores
 
 {markdown(table(metrics))}
@@ -151,12 +137,45 @@ splits anew in each release: compare scores within one only.
 
 ![Loss, error rates and learning rate over the steps](curves.png)
 
-## Recipe
+## How it was made
 
-{recipe["optimizer"]}, learning rate {recipe["learning_rate"]:g} (linear, {recipe["warmup_steps"]} steps of warm-up), {recipe["max_steps"]} steps of
-{recipe["batch_size"] * recipe["accumulation"]} clips, windows `{recipe["window"]}`, best of the steps scored on dev: {run["best_step"]}; then {run["share"]:.0%} tuned and
-{1 - run["share"]:.0%} untuned weights, averaged, so that other speech is not forgotten. {run["train_seconds"]:,.0f} s on {run["device"]}, {run["clips_per_second"]:.2f} clips a second.
-Data: {data}; fingerprint `{plan["features"][:16]}`. Versions: {", ".join(f"{k} {v}" for k, v in versions.items())}.
+| | |
+| --- | --- |
+{facts}
 """
     (folder / "README.md").write_text(text, encoding="utf-8")
-    return text
+
+
+def _front_matter(folder: Path, plan: dict, name: str, test: dict) -> str:
+    """What the Hub reads: language, base model, and the scores on test."""
+    head = {"language": plan["language"], "library_name": "transformers", "tags": ["whisper"]}
+    head["pipeline_tag"] = "automatic-speech-recognition"
+    if plan["model"] == "sample":
+        head |= {"license": "mit", "base_model": "openai/whisper-base"}
+    elif not Path(plan["model"]).is_dir():
+        head["base_model"] = plan["model"]
+    scored = [{"type": m.split("_")[0], "name": NAMES[m], "value": test[m]["value"]} for m in MEASURES]
+    result = {
+        "task": {"type": "automatic-speech-recognition"},
+        "dataset": {"name": name, "type": plan["corpus"]["name"].lower().replace(" ", "_"), "split": "test"},
+        "metrics": scored,
+    }
+    head["model-index"] = [{"name": folder.name, "results": [result]}]
+    return yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip()
+
+
+def _facts(plan: dict, versions: dict, manifest: dict, run: dict) -> dict[str, str]:
+    recipe = plan["recipe"]
+    splits = (f"{k} {v['rows']:,} clips, {v['seconds'] / 3600:.2f} h" for k, v in manifest["splits"].items())
+    return {
+        "data": "; ".join(splits) + f"; fingerprint `{plan['features'][:16]}`",
+        "optimiser": f"{recipe['optimizer']}, learning rate {recipe['learning_rate']:g}, linear, "
+        f"{recipe['warmup_steps']} steps of warm-up, weight decay {recipe['weight_decay']:g}",
+        "steps": f"{recipe['max_steps']:,} of {recipe['batch_size'] * recipe['accumulation']} clips; "
+        f"best on dev at step {run['best_step']}",
+        "windows": recipe["window"],
+        "weights": f"{run['share']:.0%} tuned, {1 - run['share']:.0%} untuned, averaged against forgetting",
+        "took": f"{run['train_seconds']:,.0f} s on {run['device']}, {run['clips_per_second']:.2f} clips a second",
+        "seed": str(recipe["seed"]),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }

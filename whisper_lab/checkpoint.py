@@ -27,16 +27,25 @@ def locate(name: str) -> str:
             raise LabError(f"{name} is a folder, but no model: it has no config.json (found: {_some_files(name)})")
         return name
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:  # asked for by itself, because from_pretrained words every failure the same
         hf_hub_download(name, "config.json")
     except GatedRepoError as error:
-        raise LabError(f"{name} wants its terms accepted first, at https://huggingface.co/{name}; {WAYS_OUT}") from error
+        raise LabError(
+            f"{name} wants its terms accepted first, at https://huggingface.co/{name}; {WAYS_OUT}"
+        ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise LabError(f"there is no folder {name!r}, and no such model on the Hugging Face Hub; {WAYS_OUT}") from error
     except (LocalEntryNotFoundError, OSError) as error:
-        raise LabError(f"the Hugging Face Hub cannot be reached for {name!r}, and there is no such folder; {WAYS_OUT}") from error
+        raise LabError(
+            f"the Hugging Face Hub cannot be reached for {name!r}, and there is no such folder; {WAYS_OUT}"
+        ) from error
     return name
 
 

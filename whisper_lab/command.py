@@ -16,6 +16,11 @@ def run(main) -> None:
         sys.exit(main())
     except LabError as mistake:
         sys.exit(_say(mistake, 2))
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "whisper_lab":
+            raise
+        way_out = "set it up with `make demo` or `pip install -r requirements.txt`, then `source .venv/bin/activate`"
+        sys.exit(_say(f"the package {error.name} is not installed in {sys.executable}; {way_out}", 2))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

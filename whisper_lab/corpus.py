@@ -1,6 +1,6 @@
 """Where clips come from: a release of Mozilla Common Voice, unpacked, or the bundled sample in the same layout.
 
-    cv-corpus-17.0-2024-03-15/sv-SE/clips/*.mp3, train.tsv, dev.tsv, test.tsv, validated.tsv, clip_durations.tsv, …
+cv-corpus-17.0-2024-03-15/sv-SE/clips/*.mp3, train.tsv, dev.tsv, test.tsv, validated.tsv, clip_durations.tsv, …
 """
 
 import csv
@@ -41,6 +41,11 @@ class Corpus:
     language: str
     splits: dict[str, list[Clip]]
 
+    def identity(self) -> dict[str, str]:
+        """What says which data a feature set or a model is made of."""
+        keys = ("name", "version", "language", "fingerprint")
+        return {key: getattr(self, key) for key in keys}
+
     @property
     def fingerprint(self) -> str:
         """Of what is said in which clip and split. Folders do not enter, so a copy elsewhere is the same corpus."""
@@ -66,7 +71,9 @@ def read(source: str, language: str, splits: list[str] | None = None, limit: int
         raise LabError(f"{root} has no {missing[0]}.tsv (splits found: {found}); choose with --splits")
     seconds = _durations(root / "clip_durations.tsv")
     release = root.resolve().parent.name.removeprefix("cv-corpus-")
-    name, version = ("Common Voice", release) if release[:1].isdigit() else re.fullmatch(r"(.+?)(?:-(\d.*))?", release).groups("")
+    name, version = (
+        ("Common Voice", release) if release[:1].isdigit() else re.fullmatch(r"(.+?)(?:-(\d.*))?", release).groups("")
+    )
     clips = {split: _clips(root, split, seconds)[:limit] for split in wanted}
     return Corpus(name=name, version=version, language=root.name, splits=clips)
 
@@ -76,6 +83,10 @@ def _language_folder(folder: Path, language: str) -> Path:
     if not folder.is_dir():
         raise LabError(f"{folder} is not a folder; --corpus takes 'sample' or the folder of a Common Voice release")
     if (folder / "clips").is_dir():
+        if re.fullmatch(r"[a-z]{2,3}(-[A-Z]\w*)?", folder.resolve().name) and folder.resolve().name != language:
+            raise LabError(
+                f"{folder} is named for another language than {language}; say --language {folder.resolve().name}"
+            )
         return folder
     candidates = [folder / language, *sorted(folder.glob(f"cv-corpus-*/{language}"))]
     found = [path for path in candidates if (path / "clips").is_dir()]

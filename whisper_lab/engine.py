@@ -25,7 +25,7 @@ def run(task: Callable, jobs: Iterable, processes: int) -> Iterator:
     # A fork server, because forking this process would copy the locks of its library threads, held or not.
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     if os.name == "posix":
-        context.set_forkserver_preload([task.__module__, type(task).__module__])
+        context.set_forkserver_preload([type(task).__module__])
     with concurrent.futures.ProcessPoolExecutor(min(processes, len(jobs)), context, _one_thread) as pool:
         futures = [pool.submit(task, job) for job in jobs]
         try:

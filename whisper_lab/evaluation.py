@@ -24,7 +24,9 @@ class Hypotheses:
 
 
 @torch.inference_mode()
-def transcribe(model, split, tokenizer, collator: Collator, prompt: list[int], window: str, batch_size: int, title: str) -> Hypotheses:
+def transcribe(
+    model, split, tokenizer, collator: Collator, prompt: list[int], window: str, batch_size: int, title: str
+) -> Hypotheses:
     """Greedy hypotheses of every clip in `split`, at `window` "short" or "full".
 
     Clips are sorted by length, so that a batch ends when its last clip does and all of its clips do about together;

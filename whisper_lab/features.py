@@ -33,10 +33,17 @@ class FrontEnd:
 
     def settings(self) -> dict:
         """What the features depend on, as the manifest records it."""
-        return {"kind": "whisper log-mel", "mels": self.mels, "rate": SAMPLE_RATE, "n_fft": N_FFT, "hop": HOP, "dtype": "float16"}
+        return {
+            "kind": "whisper log-mel",
+            "mels": self.mels,
+            "rate": SAMPLE_RATE,
+            "n_fft": N_FFT,
+            "hop": HOP,
+            "dtype": "float16",
+        }
 
     @cached_property
-    def filters(self) -> torch.Tensor:
+    def filters(self) -> np.ndarray:
         """(mels, N_FFT // 2 + 1) float32: the very matrix that the extractor uses."""
         from transformers.audio_utils import mel_filter_bank
 
@@ -49,7 +56,12 @@ class FrontEnd:
             norm="slaney",
             mel_scale="slaney",
         )
-        return torch.from_numpy(bank.T).to(torch.float32).contiguous()
+        return np.ascontiguousarray(bank.T, dtype=np.float32)
+
+    def prepared(self) -> "FrontEnd":
+        """Itself, with its filters made, so that no worker process has to import transformers for them."""
+        _ = self.filters
+        return self
 
     def log_mel(self, audio: np.ndarray) -> np.ndarray:
         """(samples,) float32 at 16 kHz → (mels, frames) float32, frames = min(3000, ceil(samples / 160) + 3).
@@ -65,7 +77,7 @@ class FrontEnd:
             torch.from_numpy(extended), N_FFT, HOP, window=torch.hann_window(N_FFT), return_complex=True
         )
         power = (spectrum[:, :frames].abs() ** 2).contiguous()
-        log = torch.clamp(self.filters @ power, min=1e-10).log10_()
+        log = torch.clamp(torch.from_numpy(self.filters) @ power, min=1e-10).log10_()
         return ((torch.maximum(log, log.max() - 8.0) + 4.0) / 4.0).numpy()
 
 

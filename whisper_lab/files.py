@@ -10,6 +10,12 @@ from pathlib import Path
 from . import LabError
 
 
+def cache_folder() -> Path:
+    """Where this project keeps what it can make again: $WHISPER_LAB_CACHE, or whisper-lab in the user's cache."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whisper-lab"
+    return Path(os.environ.get("WHISPER_LAB_CACHE") or default)
+
+
 @contextmanager
 def replacing(path: Path):
     """A path to write beside `path`; renamed over it, on disk for good, only if the block ends well."""
@@ -64,7 +70,11 @@ def claim(folder: Path, plan: dict, versions: dict, flag: str) -> bool:
     if place.is_file():
         there = _flat(read_json(place)["plan"])
         now = _flat(json.loads(json.dumps(plan)))
-        differing = [f"{key}: {there.get(key)} there, {now.get(key)} now" for key in now | there if there.get(key) != now.get(key)]
+        differing = [
+            f"{key}: {there.get(key)} there, {now.get(key)} now"
+            for key in now | there
+            if there.get(key) != now.get(key)
+        ]
         if differing:
             more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise LabError(

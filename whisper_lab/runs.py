@@ -36,7 +36,11 @@ class Options:
 
     def command_line(self, *more: str) -> str:
         """The command that has these options, without --resume, with `more` at its end."""
-        given = [[f"--{f.name.replace('_', '-')}", str(getattr(self, f.name))] for f in fields(self) if getattr(self, f.name) != f.default and f.name != "resume"]
+        given = [
+            [f"--{f.name.replace('_', '-')}", str(getattr(self, f.name))]
+            for f in fields(self)
+            if getattr(self, f.name) != f.default and f.name != "resume"
+        ]
         return shlex.join(["python", "training-pipeline.py", *sum(given, []), *more])
 
 
@@ -60,7 +64,11 @@ class Run:
         self.language = features.manifest["language"]
         self.prompt = checkpoint.prompt_ids(self.processor.tokenizer, self.language)
         checkpoint.set_language(self.model, self.language)
-        self.splits = {name: features.split(name) for name in ("train", *SCORED) if name in {"train", "dev", "test", *features.splits}}
+        self.splits = {
+            name: features.split(name)
+            for name in ("train", *SCORED)
+            if name in {"train", "dev", "test", *features.splits}
+        }
         self.recipe = self._recipe()
         training.mark_windows(self.model, self.recipe.window)
         self.plan = {
@@ -78,9 +86,15 @@ class Run:
         extractor, tokenizer = self.processor.feature_extractor, self.processor.tokenizer
         again = "make features for this model with feature-pipeline.py --model, or choose another --model"
         if extractor.feature_size != self.features.mels:
-            raise LabError(f"{self.features.folder} holds {self.features.mels} mels, {self.options.model} takes {extractor.feature_size}; {again}")
+            raise LabError(
+                f"{self.features.folder} holds {self.features.mels} mels, {self.options.model} takes "
+                f"{extractor.feature_size}; {again}"
+            )
         if checkpoint.tokenizer_fingerprint(tokenizer) != self.features.manifest["tokenizer"]:
-            raise LabError(f"the labels in {self.features.folder} were made with another vocabulary than {self.options.model}'s; {again}")
+            raise LabError(
+                f"the labels in {self.features.folder} were made with another vocabulary than {self.options.model}'s; "
+                f"{again}"
+            )
 
     def _recipe(self) -> training.Recipe:
         options, clips = self.options, len(self.splits["train"])
@@ -103,7 +117,9 @@ class Run:
     def _claim(self) -> None:
         new = files.claim(self.folder, self.plan, plan.versions(), "--output")
         if not (new or self.options.resume or self.finished):
-            raise LabError(f"{self.folder} holds an unfinished run of this plan; go on with --resume, or choose another --output")
+            raise LabError(
+                f"{self.folder} holds an unfinished run of this plan; go on with --resume, or choose another --output"
+            )
         if self.options.resume and new:
             raise LabError(f"nothing to resume: {self.folder} holds no run; leave out --resume to begin one")
 
@@ -142,7 +158,9 @@ class Run:
         try:
             self.trainer.train(resume_from_checkpoint=str(last) if last else None)
         except ImportError as error:
-            raise LabError(f"--optimizer {self.options.optimizer} needs a library that is not installed: {error}") from error
+            raise LabError(
+                f"--optimizer {self.options.optimizer} needs a library that is not installed: {error}"
+            ) from error
         self.train_seconds = time.monotonic() - began
         if self.trainer.stopped:
             raise KeyboardInterrupt
@@ -179,7 +197,8 @@ class Run:
             for name, heard in (("untuned", self.untuned), ("tuned", self.tuned), ("tuned_at_30_s", self.tuned_at_30))
         }
         metrics["tuned_minus_untuned"] = {
-            split: asdict(scoring.difference(h.references, h.texts, self.untuned[split].texts)) for split, h in self.tuned.items()
+            split: asdict(scoring.difference(h.references, h.texts, self.untuned[split].texts))
+            for split, h in self.tuned.items()
         }
         metrics["run"] = self._facts(history)
         card.write(self.folder, self.plan, plan.versions(), self.features.manifest, metrics, self.predictions)
@@ -188,12 +207,16 @@ class Run:
     def _facts(self, history: list[dict]) -> dict:
         steps = self.recipe.max_steps - self.resumed_at
         scored = [entry for entry in history if "eval_wer_normalised" in entry]
-        device = torch.cuda.get_device_name() if self.model.device.type == "cuda" else f"{torch.get_num_threads()} CPU cores"
+        device = (
+            torch.cuda.get_device_name() if self.model.device.type == "cuda" else f"{torch.get_num_threads()} CPU cores"
+        )
         return {
             "best_step": min(scored, key=lambda entry: entry["eval_wer_normalised"])["step"] if scored else None,
             "share": self.share,
             "train_seconds": round(self.train_seconds, 1),
-            "clips_per_second": round(steps * self.recipe.batch_size * self.recipe.accumulation / self.train_seconds, 3),
+            "clips_per_second": round(
+                steps * self.recipe.batch_size * self.recipe.accumulation / self.train_seconds, 3
+            ),
             "device": device,
         }
 
@@ -205,5 +228,7 @@ class Run:
     def next_command(self) -> str:
         """What to try next: the same from the other of the two optimisers that the lab began with."""
         other = "adamw" if self.options.optimizer == "adagrad" else "adagrad"
-        changed = replace(self.options, optimizer=other, learning_rate=None, output=f"{self.folder}-{other}", resume=False)
+        changed = replace(
+            self.options, optimizer=other, learning_rate=None, output=f"{self.folder}-{other}", resume=False
+        )
         return f"Next, another optimiser: {changed.command_line()}"

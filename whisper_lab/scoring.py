@@ -36,7 +36,9 @@ def metric(unit: str):
 
     class ErrorRate(evaluate.Metric):
         def _info(self):
-            strings = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
+            strings = datasets.Features(
+                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
+            )
             return evaluate.MetricInfo(
                 description=f"{unit} error rate: substitutions, deletions and insertions over the reference's {unit}s",
                 citation="jiwer, https://github.com/jitsi/jiwer",

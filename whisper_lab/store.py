@@ -54,7 +54,8 @@ class WriteShard:
 
     extract: Callable[[dict], dict]
 
-    def __call__(self, job: Job) -> Job:
+    def __call__(self, job: Job) -> int:
+        """The number of clips that were read."""
         rows, rejected = [], []
         for clip in job.clips:
             try:
@@ -72,7 +73,7 @@ class WriteShard:
                 use_dictionary=["client_id", "age", "gender", "accents"],
                 write_statistics=["seconds", "frames"],
             )
-        return job
+        return len(job.clips)
 
 
 def _notes(path: Path) -> dict:
@@ -110,8 +111,8 @@ def build(
             job.path.unlink(missing_ok=True)
         (folder / "manifest.json").unlink(missing_ok=True)
     progress(sum(map(len, splits.values())) - sum(len(job.clips) for job in todo))
-    for job in engine.run(WriteShard(extract), todo, processes):
-        progress(len(job.clips))
+    for clips in engine.run(WriteShard(extract), todo, processes):
+        progress(clips)
     return _publish(folder, plan, jobs)
 
 
@@ -121,7 +122,7 @@ def _jobs(folder: Path, split: str, clips: list[dict], mark: str) -> list[Job]:
 
 
 def _intact(folder: Path, mark: str) -> Callable[[Path], bool]:
-    """Whether a shard need not be made again: made with these settings and, if the set was complete, unchanged since."""
+    """Whether a shard is as it should be: made with these settings and, if the set was complete, unchanged since."""
     place = folder / "manifest.json"
     listed = files.read_json(place)["splits"] if place.is_file() else {}
     known = {shard["file"]: shard["sha256"] for split in listed.values() for shard in split["shards"]}
@@ -140,15 +141,15 @@ def _publish(folder: Path, plan: dict, jobs: dict[str, list[Job]]) -> dict:
                 rejected.append((split, clip, reason, detail))
             entries.append({
                 "file": job.path.name,
-                "clips": len(seconds),
+                "rows": len(seconds),
                 "seconds": round(sum(seconds), 3),
                 "bytes": job.path.stat().st_size,
                 "sha256": files.file_digest(job.path),
             })  # fmt: skip
-        total = {key: sum(entry[key] for entry in entries) for key in ("clips", "seconds", "bytes")}
+        total = {key: sum(entry[key] for entry in entries) for key in ("rows", "seconds", "bytes")}
         splits[split] = total | {"rejected": dict(sorted(reasons.items())), "shards": entries}
     files.write_tsv(folder / "rejected.tsv", ["split", "clip", "reason", "detail"], rejected)
-    empty = [split for split, entry in splits.items() if not entry["clips"]]
+    empty = [split for split, entry in splits.items() if not entry["rows"]]
     if empty:
         raise LabError(f"no clip of {empty[0]} could be used; {folder / 'rejected.tsv'} says why")
     manifest = {**plan, "splits": splits}
@@ -165,17 +166,24 @@ class FeatureSet:
         place = self.folder / "manifest.json"
         if not place.is_file():
             what = "an unfinished feature set" if (self.folder / "plan.json").is_file() else "no feature set"
-            raise LabError(f"{self.folder} holds {what}: there is no manifest.json; run feature-pipeline.py --store {folder}")
+            raise LabError(
+                f"{self.folder} holds {what}: there is no manifest.json; run feature-pipeline.py --store {folder}"
+            )
         self.manifest = files.read_json(place)
         if self.manifest["schema_version"] != SCHEMA_VERSION:
-            raise LabError(f"{self.folder} has schema version {self.manifest['schema_version']}, this program reads {SCHEMA_VERSION}; make it again")
+            raise LabError(
+                f"{self.folder} has schema version {self.manifest['schema_version']}, this program reads "
+                f"{SCHEMA_VERSION}; make it again"
+            )
         self.fingerprint = files.file_digest(place)
         for split in self.manifest["splits"].values():
             for shard in split["shards"]:
                 path = self.folder / shard["file"]
                 if not path.is_file() or files.file_digest(path) != shard["sha256"]:
                     state = "damaged" if path.is_file() else "missing"
-                    raise LabError(f"shard {path} is {state}; run feature-pipeline.py again as before, it makes that shard anew")
+                    raise LabError(
+                        f"shard {path} is {state}; run feature-pipeline.py again as before, it makes that shard anew"
+                    )
 
     @property
     def mels(self) -> int:
@@ -187,7 +195,10 @@ class FeatureSet:
 
     def split(self, name: str) -> "Split":
         if name not in self.splits:
-            raise LabError(f"{self.folder} has no split {name!r} (it has: {', '.join(self.splits)}); choose --splits in feature-pipeline.py")
+            raise LabError(
+                f"{self.folder} has no split {name!r} (it has: {', '.join(self.splits)}); "
+                "choose --splits in feature-pipeline.py"
+            )
         return Split(self, name)
 
 
@@ -199,7 +210,8 @@ class Split:
 
         shards = [str(features.folder / shard["file"]) for shard in features.manifest["splits"][name]["shards"]]
         self.name, self.mels = name, features.mels
-        self.rows = datasets.Dataset.from_parquet(shards, split=name)
+        cache = files.cache_folder() / "features" / features.fingerprint[:16]  # an Arrow copy, to map into memory
+        self.rows = datasets.Dataset.from_parquet(shards, split=name, cache_dir=str(cache))
 
     def __len__(self) -> int:
         return len(self.rows)

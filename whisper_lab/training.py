@@ -1,8 +1,9 @@
 """Fine-tuning with Seq2SeqTrainer on windows as short as the speech."""
 
+import contextlib
 import os
 import signal
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallba
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.training_args import OptimizerNames
 
-from . import LabError, checkpoint, evaluation, near
+from . import LabError, checkpoint, evaluation, files, near
 from .batches import Collator, WindowBatches, Windowed
 from .windows import LENGTHS
 
@@ -83,7 +84,8 @@ class Trainer(Seq2SeqTrainer):
         sampler = WindowBatches(
             self.splits["train"].column("frames"),
             self.recipe.batch_size,
-            self.recipe.max_steps * self.recipe.accumulation,  # one long "epoch": where a run resumes is a batch's number
+            self.recipe.max_steps
+            * self.recipe.accumulation,  # one long "epoch": where a run resumes is a batch's number
             self.recipe.window,
             self.recipe.seed,
         )
@@ -154,10 +156,8 @@ class StopAfterStep(TrainerCallback):
             signal.signal(signal.SIGINT, signal.default_int_handler)
             print("\nStopping after this step, with a checkpoint (Ctrl-C again: at once, without).", flush=True)
 
-        try:
+        with contextlib.suppress(ValueError):  # not in the main thread: nobody presses Ctrl-C there
             self._before = signal.signal(signal.SIGINT, ask)
-        except ValueError:  # not in the main thread: nobody presses Ctrl-C there
-            pass
 
     def on_step_end(self, args, state, control, **_):
         if self.asked:
@@ -215,9 +215,18 @@ def arguments(recipe: Recipe, folder: Path) -> Seq2SeqTrainingArguments:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint under `folder`; one whose writing was cut short has no trainer_state.json."""
-    complete = [state.parent for state in (folder / "checkpoints").glob("checkpoint-*/trainer_state.json")]
-    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+    """The newest complete checkpoint under `folder`: the Trainer writes its trainer_state.json last."""
+
+    def complete(state: Path) -> bool:
+        try:
+            return "global_step" in files.read_json(state)
+        except ValueError:  # cut short
+            return False
+
+    found = [
+        state.parent for state in (folder / "checkpoints").glob("checkpoint-*/trainer_state.json") if complete(state)
+    ]
+    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
 SHARES = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -230,7 +239,9 @@ def blend(model, start: dict, end: dict, share: float) -> None:
     Averaging a fine-tuned model with the one it came from keeps what the latter knew of other speech, at little cost
     on the speech tuned for (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
     """
-    mixed = {name: torch.lerp(start[name], end[name], share) if end[name].is_floating_point() else end[name] for name in end}
+    mixed = {
+        name: torch.lerp(start[name], end[name], share) if end[name].is_floating_point() else end[name] for name in end
+    }
     model.load_state_dict(mixed)
 
 
