@@ -70,7 +70,7 @@ def main() -> None:
     args = parse_args()
     from tqdm import tqdm
 
-    from whisper_lab import checkpoint, corpus, engine, features, plan, store
+    from whisper_lab import checkpoint, corpus, engine, features, store
 
     language = checkpoint.whisper_language(args.language)
     release = corpus.read(args.corpus, args.language, args.splits, args.limit)
@@ -91,7 +91,6 @@ def main() -> None:
             splits,
             features.Extract(front_end),
             engine.workers(args.workers),
-            plan.versions(),
             bar.update,
         )
     report(Path(args.store), manifest)

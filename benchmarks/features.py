@@ -59,7 +59,7 @@ def ours(clips: list, folder: Path) -> float:
     began = time.perf_counter()
     labels = checkpoint.label_ids(tokenizer, [clip.sentence for clip in clips], "sv")
     rows = [asdict(clip) | {"labels": ids} for clip, ids in zip(clips, labels)]
-    store.build(folder, {"benchmark": True}, {"train": rows}, extract, 1, {})
+    store.build(folder, {"benchmark": True}, {"train": rows}, extract, 1)
     return time.perf_counter() - began
 
 

@@ -31,14 +31,14 @@ def test_reconstruction_is_exact(speech, mels):
         padded = extractor(clip, sampling_rate=RATE, return_tensors="np").input_features[0]
         stored = ours.log_mel(clip)
         assert stored.shape[1] == min(FRAMES, -(-min(clip.size, 480_000) // 160) + 3)
-        assert np.abs(pad(stored, FRAMES) - padded).max() <= 1e-5
+        assert np.abs(pad(stored, FRAMES) - padded).max() <= 1e-6
         assert np.abs(pad(stored.astype(np.float16), FRAMES) - padded).max() <= 1e-3
 
 
 def test_digital_silence():
     silence = np.zeros(RATE, np.float32)
     padded = WhisperFeatureExtractor()(silence, sampling_rate=RATE, return_tensors="np").input_features[0]
-    np.testing.assert_array_equal(pad(FrontEnd().log_mel(silence), FRAMES), padded)
+    np.testing.assert_allclose(pad(FrontEnd().log_mel(silence), FRAMES), padded, atol=1e-6)
 
 
 def test_a_short_window_is_the_beginning_of_the_long_one(speech):

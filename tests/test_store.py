@@ -33,7 +33,7 @@ EXTRACT = Extract(FrontEnd())
 
 
 def build(folder, splits, extract=EXTRACT, settings=SETTINGS):
-    return store.build(folder, settings, splits, extract, 1, {"python": "3"})
+    return store.build(folder, settings, splits, extract, 1)
 
 
 def contents(folder) -> dict[str, bytes]:

@@ -106,8 +106,9 @@ SYNTHETIC = (
 )
 
 
-def write(folder: Path, plan: dict, versions: dict, manifest: dict, metrics: dict, predictions: list[dict]) -> None:
-    """The model card (README.md in the Hub's form) of the model in `folder`."""
+def write(folder: Path, planned: dict, manifest: dict, metrics: dict, predictions: list[dict]) -> None:
+    """The model card (README.md in the Hub's form) of the model in `folder`; `planned` is its plan.json."""
+    plan, versions = planned["plan"], planned["versions"]
     corpus, recipe = plan["corpus"], plan["recipe"]
     name = f"{corpus['name']} {corpus['version']}".strip()
     start = "OpenAI's Whisper base" if plan["model"] == "sample" else f"`{plan['model']}`"
@@ -175,7 +176,8 @@ def _facts(plan: dict, versions: dict, manifest: dict, run: dict) -> dict[str, s
         f"best on dev at step {run['best_step']}",
         "windows": recipe["window"],
         "weights": f"{run['share']:.0%} tuned, {1 - run['share']:.0%} untuned, averaged against forgetting",
-        "took": f"{run['train_seconds']:,.0f} s on {run['device']}, {run['clips_per_second']:.2f} clips a second",
+        "took": f"{run['train_seconds']:,.0f} s on {run['device']}, {run['clips_per_second']:.2f} clips a second"
+        + (f", after resuming at step {run['resumed_at_step']}" if run["resumed_at_step"] else ""),
         "seed": str(recipe["seed"]),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }

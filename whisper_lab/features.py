@@ -44,22 +44,13 @@ class FrontEnd:
 
     @cached_property
     def filters(self) -> np.ndarray:
-        """(mels, N_FFT // 2 + 1) float32: the very matrix that the extractor uses."""
-        from transformers.audio_utils import mel_filter_bank
+        """(mels, N_FFT // 2 + 1) float32, by librosa, as OpenAI made its `mel_filters.npz`."""
+        import librosa
 
-        bank = mel_filter_bank(
-            num_frequency_bins=N_FFT // 2 + 1,
-            num_mel_filters=self.mels,
-            min_frequency=0.0,
-            max_frequency=SAMPLE_RATE / 2,
-            sampling_rate=SAMPLE_RATE,
-            norm="slaney",
-            mel_scale="slaney",
-        )
-        return np.ascontiguousarray(bank.T, dtype=np.float32)
+        return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=self.mels)
 
     def prepared(self) -> "FrontEnd":
-        """Itself, with its filters made, so that no worker process has to import transformers for them."""
+        """Itself, with its filters made, so that no worker process has to import librosa for them."""
         _ = self.filters
         return self
 

@@ -1,8 +1,10 @@
 """Files that are either whole or not there, and folders that hold one run's work only."""
 
 import hashlib
+import importlib.metadata
 import json
 import os
+import platform
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,8 +62,16 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def claim(folder: Path, plan: dict, versions: dict, flag: str) -> bool:
-    """Write `plan` and `versions` into plan.json of a new or empty `folder`; False if the same plan is there already.
+LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "soundfile", "soxr", "pyarrow")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that the numbers depend on."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def claim(folder: Path, plan: dict, flag: str) -> bool:
+    """Write `plan` and the libraries' versions into plan.json of a new `folder`; False if they are there already.
 
     Raises LabError, naming what differs and the `flag` that chooses another folder, where anything else is there.
     """
@@ -84,7 +94,7 @@ def claim(folder: Path, plan: dict, versions: dict, flag: str) -> bool:
         return False
     if any(not path.name.startswith(".partial-") for path in folder.iterdir()):
         raise LabError(f"{folder} is not empty and was not made by this program; choose another {flag}")
-    write_json(place, {"plan": plan, "versions": versions})
+    write_json(place, {"plan": plan, "versions": versions()})
     return True
 
 

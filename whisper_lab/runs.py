@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from . import LabError, card, checkpoint, files, plan, scoring, training
+from . import LabError, card, checkpoint, files, scoring, training
 from .evaluation import Hypotheses
 from .store import FeatureSet
 
@@ -115,7 +115,7 @@ class Run:
         )
 
     def _claim(self) -> None:
-        new = files.claim(self.folder, self.plan, plan.versions(), "--output")
+        new = files.claim(self.folder, self.plan, "--output")
         if not (new or self.options.resume or self.finished):
             raise LabError(
                 f"{self.folder} holds an unfinished run of this plan; go on with --resume, or choose another --output"
@@ -201,7 +201,8 @@ class Run:
             for split, h in self.tuned.items()
         }
         metrics["run"] = self._facts(history)
-        card.write(self.folder, self.plan, plan.versions(), self.features.manifest, metrics, self.predictions)
+        planned = files.read_json(self.folder / "plan.json")
+        card.write(self.folder, planned, self.features.manifest, metrics, self.predictions)
         files.write_json(self.folder / "metrics.json", metrics)
 
     def _facts(self, history: list[dict]) -> dict:
@@ -213,6 +214,7 @@ class Run:
         return {
             "best_step": min(scored, key=lambda entry: entry["eval_wer_normalised"])["step"] if scored else None,
             "share": self.share,
+            "resumed_at_step": self.resumed_at,  # seconds and speed are of the steps after it
             "train_seconds": round(self.train_seconds, 1),
             "clips_per_second": round(
                 steps * self.recipe.batch_size * self.recipe.accumulation / self.train_seconds, 3

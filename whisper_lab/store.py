@@ -90,7 +90,6 @@ def build(
     splits: dict[str, list[dict]],
     extract: Callable[[dict], dict],
     processes: int,
-    versions: dict,
     progress: Callable[[int], None] = lambda clips: None,
 ) -> dict:
     """Make the feature set `folder` of `splits`, or what is left to make of it; its manifest.
@@ -99,7 +98,7 @@ def build(
     holds anything made with other settings, and where a split ends up without a clip.
     """
     plan = {"schema_version": SCHEMA_VERSION, **settings}
-    files.claim(folder, plan, versions, "--store")
+    files.claim(folder, plan, "--store")
     for stray in folder.glob(".partial-*"):  # what a killed run was writing
         stray.unlink()
     mark = files.digest(plan)

@@ -81,11 +81,13 @@ class Trainer(Seq2SeqTrainer):
         return any(isinstance(c, StopAfterStep) and c.asked for c in self.callback_handler.callbacks)
 
     def get_train_dataloader(self) -> DataLoader:
+        batches = (
+            self.recipe.max_steps * self.recipe.accumulation
+        )  # one long "epoch", so that a place in it is a number
         sampler = WindowBatches(
             self.splits["train"].column("frames"),
             self.recipe.batch_size,
-            self.recipe.max_steps
-            * self.recipe.accumulation,  # one long "epoch": where a run resumes is a batch's number
+            batches,
             self.recipe.window,
             self.recipe.seed,
         )
