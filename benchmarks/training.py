@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch  # noqa: E402
 
-from whisper_lab import checkpoint, command, store, training  # noqa: E402
+from whisper_lab import blending, checkpoint, command, store, training  # noqa: E402
 
 
 def seconds(
@@ -53,7 +53,7 @@ def main() -> None:
     features = store.FeatureSet(args.store)
     splits = {name: features.split(name) for name in ("train", "dev")}
     processor, model = checkpoint.load_processor(args.model), checkpoint.load_model(args.model)
-    prompt, start = checkpoint.prompt_ids(processor.tokenizer, "sv"), training.weights(model)
+    prompt, start = checkpoint.prompt_ids(processor.tokenizer, "sv"), blending.weights(model)
     rates = {}
     for window, clips in (("full", args.clips // 4), ("mixed", args.clips)):
         with tempfile.TemporaryDirectory() as folder:

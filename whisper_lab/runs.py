@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from . import LabError, card, checkpoint, files, scoring, training
+from . import LabError, blending, card, checkpoint, files, scoring, training
+from .batches import served_window
 from .evaluation import Hypotheses
 from .store import FeatureSet
 
@@ -152,7 +153,7 @@ class Run:
     def train(self) -> None:
         """To the best checkpoint on dev. After Ctrl-C, KeyboardInterrupt is raised once the checkpoint is written."""
         last = training.last_checkpoint(self.folder) if self.options.resume else None
-        self.start = training.weights(self.model)
+        self.start = blending.weights(self.model)
         self.resumed_at = int(last.name.split("-")[1]) if last else 0
         began = time.monotonic()
         try:
@@ -167,16 +168,16 @@ class Run:
 
     def blend(self) -> None:
         """Average the tuned weights with those it started from."""
-        end = training.weights(self.model)
+        end = blending.weights(self.model)
         self.share = self.recipe.blend
         if self.share == "auto":
             untuned = self.untuned["dev"].scores()["wer_normalised"].value
-            self.share = training.choose_share(self.trainer, self.start, end, untuned)
-        training.blend(self.model, self.start, end, self.share)
+            self.share = blending.choose_share(self.trainer, self.start, end, untuned)
+        blending.blend(self.model, self.start, end, self.share)
 
     def score_tuned(self) -> None:
         """As it is served; test and aside also at 30 s, where every other program will run it."""
-        self.tuned = self._transcribe(training.served_window(self.recipe.window), "Tuned", SCORED)
+        self.tuned = self._transcribe(served_window(self.recipe.window), "Tuned", SCORED)
         self.tuned_at_30 = self._transcribe("full", "Tuned at 30 s", SCORED[1:])
 
     def save(self) -> None:

@@ -14,7 +14,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.training_args import OptimizerNames
 
 from . import LabError, checkpoint, evaluation, files, near
-from .batches import Collator, WindowBatches, Windowed
+from .batches import Collator, WindowBatches, Windowed, served_window
 from .windows import LENGTHS
 
 # AdamW: a fortieth of the rate that OpenAI trained each size with (Radford et al. 2022, table 17), as
@@ -171,11 +171,6 @@ class StopAfterStep(TrainerCallback):
             signal.signal(signal.SIGINT, self._before)
 
 
-def served_window(window: str) -> str:
-    """The windows that a model trained on `window` is served with."""
-    return "full" if window == "full" else "short"
-
-
 def mark_windows(model, window: str) -> None:
     """Record in the model's config which window lengths it was trained on, in frames: who serves it can look."""
     model.config.trained_windows = list(LENGTHS) if window != "full" else [LENGTHS[-1]]
@@ -229,40 +224,3 @@ def last_checkpoint(folder: Path) -> Path | None:
         state.parent for state in (folder / "checkpoints").glob("checkpoint-*/trainer_state.json") if complete(state)
     ]
     return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
-
-
-SHARES = (0.5, 0.6, 0.7, 0.8, 0.9)
-KEPT = 0.95  # of what tuning gained on dev has to be left after averaging
-
-
-def blend(model, start: dict, end: dict, share: float) -> None:
-    """Give `model` the weights `start` + `share` · (`end` − `start`), both state dicts.
-
-    Averaging a fine-tuned model with the one it came from keeps what the latter knew of other speech, at little cost
-    on the speech tuned for (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
-    """
-    mixed = {
-        name: torch.lerp(start[name], end[name], share) if end[name].is_floating_point() else end[name] for name in end
-    }
-    model.load_state_dict(mixed)
-
-
-def choose_share(trainer: Trainer, start: dict, end: dict, untuned: float) -> float:
-    """The smallest of `SHARES` that keeps `KEPT` of what tuning gained on dev, in normalised WER; otherwise 1.
-
-    `untuned` is the untuned model's normalised WER on dev, in percent.
-    """
-
-    def dev(share: float) -> float:
-        blend(trainer.model, start, end, share)
-        heard = trainer.transcribe("dev", served_window(trainer.recipe.window), f"Dev, {share:.0%} tuned")
-        return heard.scores()["wer_normalised"].value
-
-    tuned = dev(1.0)
-    enough = tuned + (1 - KEPT) * max(0.0, untuned - tuned)
-    return next((share for share in SHARES if dev(share) <= enough), 1.0)
-
-
-def weights(model) -> dict:
-    """A copy of the model's state dict in main memory."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
