@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -114,3 +115,10 @@ def test_without_the_requirements_the_script_says_how_to_get_them(tmp_path):
         [sys.executable, "-S", ROOT / "feature-pipeline.py"], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "source .venv/bin/activate" in done.stderr
+
+
+def test_a_refused_connection_is_one_line_at_once(tmp_path):
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    arguments = ["--model", "openai/whisper-small", "--store", tmp_path / "set"]
+    done = script("feature-pipeline.py", *arguments, cwd=tmp_path, check=False, env=os.environ | nowhere)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "cannot be reached" in done.stderr

@@ -26,27 +26,23 @@ def locate(name: str) -> str:
         if not (Path(name) / "config.json").is_file():
             raise LabError(f"{name} is a folder, but no model: it has no config.json (found: {_some_files(name)})")
         return name
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
-    try:  # asked for by itself, because from_pretrained words every failure the same
-        hf_hub_download(name, "config.json")
-    except GatedRepoError as error:
+    try:  # asked for by itself, because from_pretrained words every failure the same, after half a minute of retries
+        get_hf_file_metadata(hf_hub_url(name, "config.json"))
+        return name
+    except errors.GatedRepoError as error:
         raise LabError(
             f"{name} wants its terms accepted first, at https://huggingface.co/{name}; {WAYS_OUT}"
         ) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
+    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError, errors.HFValidationError) as error:
         raise LabError(f"there is no folder {name!r}, and no such model on the Hugging Face Hub; {WAYS_OUT}") from error
-    except (LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # whatever the Hub's HTTP library raises without a network
+        if isinstance(cached := try_to_load_from_cache(name, "config.json"), str):
+            return str(Path(cached).parent)
         raise LabError(
             f"the Hugging Face Hub cannot be reached for {name!r}, and there is no such folder; {WAYS_OUT}"
         ) from error
-    return name
 
 
 def load_processor(name: str):

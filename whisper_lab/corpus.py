@@ -15,6 +15,7 @@ from . import LabError
 SAMPLE = Path(__file__).parent.parent / "sample" / "cv-corpus-sample-1.0"
 NEEDED = ("path", "sentence")
 SPEAKER = ("client_id", "age", "gender", "accents")
+NO_SPLITS = {"clip_durations", "validated_sentences", "unvalidated_sentences", "reported"}  # TSVs of other things
 RENAMED = {"accent": "accents"}  # releases before 8.0
 
 
@@ -67,7 +68,7 @@ def read(source: str, language: str, splits: list[str] | None = None, limit: int
     wanted = splits or [s for s in ("train", "dev", "test", "aside") if s != "aside" or (root / "aside.tsv").is_file()]
     missing = [split for split in wanted if not (root / f"{split}.tsv").is_file()]
     if missing:
-        found = ", ".join(sorted(p.stem for p in root.glob("*.tsv"))) or "none"
+        found = ", ".join(sorted({p.stem for p in root.glob("*.tsv")} - NO_SPLITS)) or "none"
         raise LabError(f"{root} has no {missing[0]}.tsv (splits found: {found}); choose with --splits")
     seconds = _durations(root / "clip_durations.tsv")
     release = root.resolve().parent.name.removeprefix("cv-corpus-")
