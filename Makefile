@@ -25,9 +25,13 @@ sample: $(READY) ## make the sample corpus anew (needs espeak-ng)
 clean:           ## remove the environment, features and models that this folder's runs made
 	rm -rf $(VENV) features/sample models/sample
 
+# Debian's Python comes without ensurepip, which venv needs.
 $(READY): requirements.txt tests/requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed. Debian, Ubuntu: apt install python3 python3-venv"; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 2; }
-	@$(PYTHON) -m venv $(VENV) || { echo "Python has no venv module here. Debian, Ubuntu: apt install python3-venv"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || [ "$$(id -u)" != 0 ] || { echo "Installing python3-venv with apt …"; { apt-get update && apt-get install -y python3-venv; } >/dev/null; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python has no venv module here. Debian, Ubuntu: apt install python3-venv"; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
 	@echo "Installing the pinned requirements into $(VENV) (once, a few minutes) …"
 	@$(RUN) -m pip install -q --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
 	@rm -f $(VENV)/.ready-*; touch $@
