@@ -101,6 +101,7 @@ def summary(folder: Path, metrics: dict, predictions: list[dict]) -> str:
     )
 
 
+ASIDE = "`aside` is other speech that nothing was tuned on: it shows what was forgotten. "
 SYNTHETIC = (
     "\n**The voices are synthetic.** These numbers show that the pipeline learns, not how good the Swedish is.\n"
 )
@@ -113,7 +114,8 @@ def write(folder: Path, planned: dict, manifest: dict, metrics: dict, prediction
     name = f"{corpus['name']} {corpus['version']}".strip()
     start = "OpenAI's Whisper base" if plan["model"] == "sample" else f"`{plan['model']}`"
     served = "30 s windows" if recipe["window"] == "full" else "windows as short as the speech"
-    said = "\n".join(f"| {row['sentence']} | {row['untuned']} | {row['tuned']} |" for row in examples(predictions))
+    columns = ("sentence", "untuned", "tuned")
+    said = "\n".join(f"| {' | '.join(row[c].replace('|', '∣') for c in columns)} |" for row in examples(predictions))
     facts = "\n".join(f"| {what} | {fact} |" for what, fact in _facts(plan, versions, manifest, metrics["run"]).items())
     text = f"""---
 {_front_matter(folder, plan, name, metrics["tuned"]["test"])}
@@ -129,8 +131,8 @@ def write(folder: Path, planned: dict, manifest: dict, metrics: dict, prediction
 
 Greedy decoding; the checkpoint was chosen on dev, test was scored once. Tuned: {served}; the untuned model at 30 s,
 the only length it was made for. Intervals: bootstrap over clips. Normalised: lower case, no punctuation, numbers as
-they stand. `aside` is other speech that nothing was tuned on: it shows what was forgotten. Common Voice draws its
-splits anew in each release: compare scores within one only.
+they stand. {ASIDE if "aside" in metrics["tuned"] else ""}Common Voice draws its splits anew in each release:
+compare scores within one only.
 
 | said | untuned | tuned |
 | --- | --- | --- |
