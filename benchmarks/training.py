@@ -1,9 +1,9 @@
 """Clips per second of training: windows as short as the speech (`mixed`, the default) against 30 s (`full`, classic).
 
-    python benchmarks/training.py [--model sample] [--store features/sample] [--clips 176]
+    python benchmarks/training.py [--model sample] [--store features/sample] [--clips 512]
 
-The same model, clips, batch size and optimiser, one after the other in one process, on whatever the machine has. Each
-side reads the same number of clips, after one step of each window length that is not counted.
+The same model, clips, batch size and optimiser, one after the other in one process, on whatever the machine has. Full
+reads a quarter as many clips as mixed; a step of each window length comes first and is not counted.
 """
 
 import argparse
