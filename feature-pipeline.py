@@ -81,6 +81,7 @@ def main() -> None:
         "corpus": release.identity(),
         "language": language,
         "front_end": front_end.settings(),
+        "labels": checkpoint.LABELS,
         "tokenizer": checkpoint.tokenizer_fingerprint(processor.tokenizer),
         "clips": {name: len(clips) for name, clips in splits.items()},
     }  # fmt: skip

@@ -52,10 +52,12 @@ def test_a_corpus_smaller_than_a_batch():
 
 
 def test_decoding_takes_every_clip_once_in_its_own_window():
-    for window in ("short", "full"):
-        items = [item for batch in by_length(FRAMES, 16, window) for item in batch]
-        assert sorted(clip for clip, _ in items) == list(range(len(FRAMES)))
-        assert all(length == (3_000 if window == "full" else shortest(FRAMES[clip])) for clip, length in items)
+    for lengths in (LENGTHS, [400, 3_000], [3_000]):
+        batches = list(by_length(FRAMES, 16, lengths))
+        assert sorted(clip for batch in batches for clip, _ in batch) == list(range(len(FRAMES)))
+        for batch in batches:
+            assert len({length for _, length in batch}) == 1 and len(batch) <= 16
+            assert all(length == shortest(FRAMES[clip], lengths) for clip, length in batch)
 
 
 def test_the_decoder_sees_the_start_once_and_learns_the_text(processor):
@@ -74,7 +76,7 @@ def test_the_decoder_sees_the_start_once_and_learns_the_text(processor):
         assert inputs[:4] == checkpoint.prompt_ids(processor.tokenizer, "sv") and inputs.count(start) == 1
         assert labels[:3] == [-100] * 3
         learnt = [i for i in labels if i != -100]
-        assert learnt[-1] == end and processor.tokenizer.decode(learnt[:-1]) == sentence
+        assert learnt[-1] == end and processor.tokenizer.decode(learnt[:-1]) == f" {sentence}"
         assert inputs[4 : 3 + len(learnt)] == learnt[:-1]  # each token is predicted from those before it
     with pytest.raises(LabError, match="labels of 0"):
         Collator(start, end)([rows[0] | {"labels": [start, *rows[0]["labels"]]}])

@@ -36,7 +36,7 @@ def test_labels_are_prompt_text_end_without_the_start(processor):
     tokens = processor.tokenizer.convert_ids_to_tokens(ids)
     assert tokens[:3] == ["<|sv|>", "<|transcribe|>", "<|notimestamps|>"] and tokens[-1] == "<|endoftext|>"
     assert "<|startoftranscript|>" not in tokens
-    assert processor.tokenizer.decode(ids, skip_special_tokens=True) == "Åsa åt sex kex på ön."
+    assert processor.tokenizer.decode(ids, skip_special_tokens=True) == " Åsa åt sex kex på ön."
 
 
 def test_the_embedded_model_is_in_every_form(processor):

@@ -13,7 +13,6 @@ from conftest import ROOT, script
 
 from whisper_lab import LabError, blending, checkpoint, runs, scoring, store, training
 from whisper_lab.evaluation import Hypotheses
-from whisper_lab.windows import LENGTHS
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +90,7 @@ def test_what_a_run_leaves(whole, features):
         list((folder / "log").glob("events.*")) and "README.md" in printed and "tuned minus untuned" in printed.lower()
     )
     config, generation = (json.loads((folder / name).read_text()) for name in ("config.json", "generation_config.json"))
-    assert config["trained_windows"][0] == 200 and config["max_source_positions"] == 1_500 and config["use_cache"]
+    assert config["trained_windows"][-1] == 3_000 and config["max_source_positions"] == 1_500 and config["use_cache"]
     assert generation["language"] == "<|sv|>" and generation["task"] == "transcribe"
     assert not generation.get("forced_decoder_ids") and not config.get("forced_decoder_ids")
 
@@ -111,7 +110,7 @@ def test_the_card_says_what_the_metrics_say(whole):
 def test_the_saved_model_is_the_one_that_was_scored(whole, features):
     folder, _ = whole
     run = make_run(features, folder, folder.parent / "again")
-    heard = run.trainer.transcribe("test", "short", "again")
+    heard = run.trainer.transcribe("test", run.model.config.trained_windows, "again")
     lines = [line.split("\t") for line in (folder / "predictions.tsv").read_text().splitlines()]
     tuned = [line[4] for line in lines[1:] if line[0] == "test"]
     assert [" ".join(text.split()) for text in heard.texts] == tuned
@@ -183,7 +182,7 @@ def test_other_optimisers_and_windows_learn(features, tiny, tmp_path, optimizer,
     ]
     assert dev[-1] < dev[0]
     assert (run.model.model.encoder.embed_positions.weight == table).all()  # sinusoids stay sinusoids
-    assert run.model.config.trained_windows == ([3_000] if window == "full" else list(LENGTHS))
+    assert (run.model.config.trained_windows == [3_000]) == (window == "full")
     assert run.metrics["run"]["share"] == 1.0
 
 
@@ -211,10 +210,10 @@ def test_auto_takes_the_smallest_share_that_keeps_95_percent_of_the_gain(wrong_a
 
     class Listener:
         model = torch.nn.Linear(1, 1, bias=False)
-        recipe = SimpleNamespace(window="mixed")
+        model.config = SimpleNamespace(trained_windows=[300, 3_000])
 
-        def transcribe(self, split, window, title):
-            assert (split, window) == ("dev", "short")
+        def transcribe(self, split, lengths, title):
+            assert (split, lengths) == ("dev", [300, 3_000])
             wrong = round(20 * wrong_at_half * (1 - self.model.weight.item()))
             said = " ".join(["rätt"] * 1_000)
             return Hypotheses(["x"], [said], [" ".join(["fel"] * wrong + ["rätt"] * (1_000 - wrong))], 0.0)

@@ -15,6 +15,19 @@ def test_the_shortest_window_holds_the_clip():
         assert window >= frames and all(length < frames for length in windows.LENGTHS if length < window)
 
 
+def test_a_model_is_served_only_with_windows_that_its_training_filled():
+    frames = [350] * 8 + [900] * 7 + [250] * 20
+    assert windows.trained_lengths(frames, "mixed") == windows.trained_lengths(frames, "short") == [300, 400, 3_000]
+    assert windows.trained_lengths(frames, "full") == [3_000]
+    assert [windows.shortest(count, [300, 400, 3_000]) for count in (1, 300, 301, 401, 9_999)] == [
+        300,
+        300,
+        400,
+        3_000,
+        3_000,
+    ]
+
+
 def test_a_short_window_is_whisper_with_its_position_table_cut(model, tiny):
     from transformers import WhisperForConditionalGeneration
 

@@ -16,11 +16,6 @@ LONGER_SHARE = 1 / 4  # of mixed batches, read at a length between the shortest 
 CHUNK = 16  # batches sorted by length together: enough for little padding, few enough to leave the order random
 
 
-def served_window(window: str) -> str:
-    """The windows that a model trained on `window` is served with."""
-    return "full" if window == "full" else "short"
-
-
 @dataclass(frozen=True)
 class WindowBatches:
     """A batch sampler: `count` batches over and over the clips, each [(clip, window), …] with one window for all.
@@ -110,15 +105,18 @@ class Collator:
         return {"input_features": features, "labels": labels, "decoder_input_ids": inputs}
 
 
-def by_length(frames: Sequence[int], batch_size: int, window: str) -> Iterator[list[tuple[int, int]]]:
-    """Every clip once, longest first, in batches of like windows: for decoding. The first batch needs most memory."""
-    lengths = [FRAMES if window == "full" else shortest(count) for count in frames]
-    order = sorted(range(len(frames)), key=lambda i: (-lengths[i], -frames[i]))
+def by_length(frames: Sequence[int], batch_size: int, lengths: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
+    """Every clip once, at the shortest of `lengths` that holds it, longest first, in batches of one window: to decode.
+
+    The first batch needs most memory.
+    """
+    windows = [shortest(count, lengths) for count in frames]
+    order = sorted(range(len(frames)), key=lambda i: (-windows[i], -frames[i]))
     batch: list[tuple[int, int]] = []
     for i in order:
-        if batch and (len(batch) == batch_size or batch[0][1] != lengths[i]):
+        if batch and (len(batch) == batch_size or batch[0][1] != windows[i]):
             yield batch
             batch = []
-        batch.append((i, lengths[i]))
+        batch.append((i, windows[i]))
     if batch:
         yield batch

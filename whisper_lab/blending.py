@@ -7,8 +7,6 @@ lower rate that reached the same error rate.
 
 import torch
 
-from .batches import served_window
-
 SHARES = (0.5, 0.6, 0.7, 0.8, 0.9)
 KEPT = 0.95  # of what tuning gained on dev has to be left after averaging
 
@@ -29,7 +27,7 @@ def choose_share(trainer, start: dict, end: dict, untuned: float) -> float:
 
     def dev(share: float) -> float:
         blend(trainer.model, start, end, share)
-        heard = trainer.transcribe("dev", served_window(trainer.recipe.window), f"Dev, {share:.0%} tuned")
+        heard = trainer.transcribe("dev", trainer.model.config.trained_windows, f"Dev, {share:.0%} tuned")
         return heard.scores()["wer_normalised"].value
 
     tuned = dev(1.0)

@@ -113,7 +113,7 @@ def write(folder: Path, planned: dict, manifest: dict, metrics: dict, prediction
     corpus, recipe = plan["corpus"], plan["recipe"]
     name = f"{corpus['name']} {corpus['version']}".strip()
     start = "OpenAI's Whisper base" if plan["model"] == "sample" else f"`{plan['model']}`"
-    served = "30 s windows" if recipe["window"] == "full" else "windows as short as the speech"
+    served = "30 s windows" if recipe["window"] == "full" else "windows as short as the speech, of lengths trained on"
     columns = ("sentence", "untuned", "tuned")
     said = "\n".join(f"| {' | '.join(row[c].replace('|', '∣') for c in columns)} |" for row in examples(predictions))
     facts = "\n".join(f"| {what} | {fact} |" for what, fact in _facts(plan, versions, manifest, metrics["run"]).items())

@@ -7,7 +7,7 @@ from pathlib import Path
 from . import LabError, near
 
 SAMPLE = "sample"  # the embedded model's name on every command line
-MAX_LABELS = 448  # tokens: Whisper's decoder positions
+LABELS = "<|language|><|transcribe|><|notimestamps|> text<|endoftext|>"  # what `label_ids` gives
 
 
 WAYS_OUT = "name a local folder, or use the embedded Whisper base with --model sample"
@@ -141,13 +141,14 @@ def prompt_ids(tokenizer, language: str, task: str = "transcribe") -> list[int]:
 def label_ids(tokenizer, sentences: list[str], language: str) -> list[list[int]]:
     """Token labels of each sentence: <|sv|><|transcribe|><|notimestamps|> text <|endoftext|>.
 
-    <|startoftranscript|> is not among them: it is what the decoder is given first, not what it has to write. The
+    The text begins with a space, as Whisper writes it: without, tuning has to unlearn every sentence's first token.
+    <|startoftranscript|> is not among the labels: it is what the decoder is given first, not what it has to write. The
     common recipes ask for `bos_token_id`, which is <|endoftext|> in Whisper, fail to strip it, and show it to the
     decoder twice (huggingface/transformers#29973).
     """
     prompt = prompt_ids(tokenizer, language)[1:]
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    texts = tokenizer(sentences, add_special_tokens=False).input_ids if sentences else []
+    texts = tokenizer([f" {s}" for s in sentences], add_special_tokens=False).input_ids if sentences else []
     return [[*prompt, *text, end] for text in texts]
 
 

@@ -1,5 +1,6 @@
 """A split decoded fast → hypotheses → scores."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,9 +26,9 @@ class Hypotheses:
 
 @torch.inference_mode()
 def transcribe(
-    model, split, tokenizer, collator: Collator, prompt: list[int], window: str, batch_size: int, title: str
+    model, split, tokenizer, collator: Collator, prompt: list[int], lengths: Sequence[int], batch_size: int, title: str
 ) -> Hypotheses:
-    """Greedy hypotheses of every clip in `split`, at `window` "short" or "full".
+    """Greedy hypotheses of every clip in `split`, at the shortest of the window `lengths` (in frames) that holds it.
 
     Clips are sorted by length, so that a batch ends when its last clip does and all of its clips do about together;
     each is encoded once, for the loss and for the text.
@@ -36,7 +37,7 @@ def transcribe(
     model.eval()
     precision = autocast(model.device)
     clips, texts, losses, tokens = Windowed(split), [""] * len(split), 0.0, 0
-    batches = list(by_length(split.column("frames"), batch_size, window))
+    batches = list(by_length(split.column("frames"), batch_size, lengths))
     with tqdm(total=len(split), desc=title, unit="clip", leave=False) as bar:
         for batch in batches:
             inputs = {k: v.to(model.device) for k, v in collator([clips[item] for item in batch]).items()}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from . import LabError, blending, card, checkpoint, files, scoring, training
-from .batches import served_window
+from . import LabError, blending, card, checkpoint, files, scoring, training, windows
 from .evaluation import Hypotheses
+from .features import FRAMES
 from .store import FeatureSet
 
 SCORED = ("dev", "test", "aside")  # what is scored, where the feature set has it
@@ -71,7 +71,8 @@ class Run:
             if name in {"train", "dev", "test", *features.splits}
         }
         self.recipe = self._recipe()
-        training.mark_windows(self.model, self.recipe.window)
+        lengths = windows.trained_lengths(self.splits["train"].column("frames"), self.recipe.window)
+        self.model.config.trained_windows = lengths  # who serves the model reads it there
         self.plan = {
             "model": options.model,
             "revision": getattr(self.model.config, "_commit_hash", None),
@@ -142,13 +143,13 @@ class Run:
         """At 30 s windows, the only length that an untuned Whisper is made for. Kept for a later resume."""
         place = self.folder / "untuned.json"
         if not place.is_file():
-            heard = self._transcribe("full", "Untuned", SCORED)
+            heard = self._transcribe([FRAMES], "Untuned", SCORED)
             files.write_json(place, {split: asdict(h) for split, h in heard.items()})
         self.untuned = {split: Hypotheses(**h) for split, h in files.read_json(place).items()}
 
-    def _transcribe(self, window: str, title: str, splits: tuple[str, ...]) -> dict[str, Hypotheses]:
+    def _transcribe(self, lengths: list[int], title: str, splits: tuple[str, ...]) -> dict[str, Hypotheses]:
         present = [split for split in splits if split in self.splits]
-        return {split: self.trainer.transcribe(split, window, f"{title}, {split}") for split in present}
+        return {split: self.trainer.transcribe(split, lengths, f"{title}, {split}") for split in present}
 
     def train(self) -> None:
         """To the best checkpoint on dev. After Ctrl-C, KeyboardInterrupt is raised once the checkpoint is written."""
@@ -177,8 +178,8 @@ class Run:
 
     def score_tuned(self) -> None:
         """As it is served; test and aside also at 30 s, where every other program will run it."""
-        self.tuned = self._transcribe(served_window(self.recipe.window), "Tuned", SCORED)
-        self.tuned_at_30 = self._transcribe("full", "Tuned at 30 s", SCORED[1:])
+        self.tuned = self._transcribe(self.model.config.trained_windows, "Tuned", SCORED)
+        self.tuned_at_30 = self._transcribe([FRAMES], "Tuned at 30 s", SCORED[1:])
 
     def save(self) -> None:
         """The model and all that is said of it; metrics.json, which marks the run as finished, last."""

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.training_args import OptimizerNames
 
 from . import LabError, checkpoint, evaluation, files, near
-from .batches import Collator, WindowBatches, Windowed, served_window
-from .windows import LENGTHS
+from .batches import Collator, WindowBatches, Windowed
 
 # AdamW: a fortieth of the rate that OpenAI trained each size with (Radford et al. 2022, table 17), as
 # vasistalodagala/whisper-finetune recommends. By the model's width.
@@ -102,16 +102,16 @@ class Trainer(Seq2SeqTrainer):
         )
         return self.accelerator.prepare(loader)
 
-    def transcribe(self, split: str, window: str, title: str) -> evaluation.Hypotheses:
+    def transcribe(self, split: str, lengths: Sequence[int], title: str) -> evaluation.Hypotheses:
         batch_size = self.args.per_device_eval_batch_size
         tokenizer = self.processor.tokenizer
         return evaluation.transcribe(
-            self.model, self.splits[split], tokenizer, self.data_collator, self.prompt, window, batch_size, title
+            self.model, self.splits[split], tokenizer, self.data_collator, self.prompt, lengths, batch_size, title
         )
 
     def evaluate(self, *_, **__) -> dict[str, float]:
         """Dev loss and rates, on windows as the model is served with."""
-        heard = self.transcribe("dev", served_window(self.recipe.window), "Dev")
+        heard = self.transcribe("dev", self.model.config.trained_windows, "Dev")
         metrics = {f"eval_{name}": score.value for name, score in heard.scores().items()} | {"eval_loss": heard.loss}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -169,11 +169,6 @@ class StopAfterStep(TrainerCallback):
     def on_train_end(self, args, state, control, **_):
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
-
-
-def mark_windows(model, window: str) -> None:
-    """Record in the model's config which window lengths it was trained on, in frames: who serves it can look."""
-    model.config.trained_windows = list(LENGTHS) if window != "full" else [LENGTHS[-1]]
 
 
 def arguments(recipe: Recipe, folder: Path) -> Seq2SeqTrainingArguments:

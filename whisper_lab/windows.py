@@ -7,20 +7,32 @@ Whisper needs the silence after the speech to know where it ends; tuned on short
 Windows come in a few fixed lengths, because GPU kernels are planned per shape.
 """
 
-import bisect
 import copy
+from collections import Counter
+from collections.abc import Sequence
 
 import torch
 
 from .features import FRAMES
 
 LENGTHS = (200, 300, 400, 500, 600, 800, 1_000, 1_500, 2_000, FRAMES)  # frames of 10 ms
+SEEN = 8  # training clips that a window length takes before the model may be served with it
 MAX_NEW_TOKENS = 225  # what the original recipe allowed; 30 s of fast Swedish is about 150
 
 
-def shortest(frames: int) -> int:
-    """The shortest of `LENGTHS` that holds `frames`."""
-    return LENGTHS[bisect.bisect_left(LENGTHS, min(frames, FRAMES))]
+def shortest(frames: int, lengths: Sequence[int] = LENGTHS) -> int:
+    """The shortest of `lengths` (ascending, `FRAMES` last) that holds `frames`."""
+    return next(length for length in lengths if length >= min(frames, FRAMES))
+
+
+def trained_lengths(frames: Sequence[int], window: str) -> list[int]:
+    """The window lengths that a model may be served with, given the frames of its training clips and the recipe.
+
+    Those that enough clips filled, and 30 s, which never fails: on a short window of a length that tuning never saw
+    full of speech, Whisper rambles as the untuned model does.
+    """
+    filled = Counter(map(shortest, frames) if window != "full" else ())
+    return [length for length in LENGTHS if filled[length] >= SEEN or length == FRAMES]
 
 
 def allow(model):
