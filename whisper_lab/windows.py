@@ -28,8 +28,8 @@ def shortest(frames: int, lengths: Sequence[int] = LENGTHS) -> int:
 def trained_lengths(frames: Sequence[int], window: str) -> list[int]:
     """The window lengths that a model may be served with, given the frames of its training clips and the recipe.
 
-    Those that enough clips filled, and 30 s, which never fails: on a short window of a length that tuning never saw
-    full of speech, Whisper rambles as the untuned model does.
+    Those that enough clips filled, and 30 s, which Whisper was made for: on a short window of a length that tuning
+    never saw full of speech, it rambles as the untuned model does.
     """
     filled = Counter(map(shortest, frames) if window != "full" else ())
     return [length for length in LENGTHS if filled[length] >= SEEN or length == FRAMES]
