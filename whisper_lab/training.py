@@ -81,13 +81,11 @@ class Trainer(Seq2SeqTrainer):
         return any(isinstance(c, StopAfterStep) and c.asked for c in self.callback_handler.callbacks)
 
     def get_train_dataloader(self) -> DataLoader:
-        batches = (
-            self.recipe.max_steps * self.recipe.accumulation
-        )  # one long "epoch", so that a place in it is a number
+        # All passes are one long "epoch" to the Trainer, so that the place where a run resumes is one number.
         sampler = WindowBatches(
             self.splits["train"].column("frames"),
             self.recipe.batch_size,
-            batches,
+            self.recipe.max_steps * self.recipe.accumulation,
             self.recipe.window,
             self.recipe.seed,
         )
