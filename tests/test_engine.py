@@ -1,0 +1,32 @@
+import os
+
+import pytest
+
+from whisper_lab import LabError, engine
+
+
+class Double:
+    def __call__(self, job: int) -> int:
+        return 2 * job
+
+
+class DieAtThree:
+    def __call__(self, job: int) -> int:
+        if job == 3:
+            os._exit(1)  # as a process killed for want of memory
+        return job
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_job_is_done_once(processes):
+    assert sorted(engine.run(Double(), range(10), processes)) == list(range(0, 20, 2))
+
+
+def test_a_dead_worker_is_said_with_the_way_out():
+    with pytest.raises(LabError, match="fewer --workers"):
+        list(engine.run(DieAtThree(), range(6), 2))
+
+
+def test_workers_default_to_the_cores_at_hand():
+    assert engine.workers(3) == 3
+    assert 1 <= engine.workers() <= os.cpu_count()
