@@ -1,4 +1,4 @@
-"""The parts that the four scripts share. Nothing in here imports a script."""
+"""The parts that the scripts share. Nothing in here imports a script."""
 
 
 class LabError(Exception):
