@@ -73,7 +73,7 @@ def release(tmp_path) -> Path:
 
 
 def script(name: str, *args: str, cwd: Path, check: bool = True, **options):
-    """Run one of the four scripts as a user does; its completed process, with text output."""
+    """Run a script as a user does; its completed process, with text output."""
     import subprocess
 
     done = subprocess.run(
