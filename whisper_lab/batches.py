@@ -10,7 +10,6 @@ from . import LabError
 from .features import FRAMES, pad
 from .windows import LENGTHS, shortest
 
-WINDOWS = ("mixed", "short", "full")
 FULL_SHARE = 1 / 16  # of mixed batches, read at 30 s: costs a fifth of the speed, keeps the model good there
 LONGER_SHARE = 1 / 4  # of mixed batches, read at a length between the shortest and twice that
 CHUNK = 16  # batches sorted by length together: enough for little padding, few enough to leave the order random

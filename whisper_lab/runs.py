@@ -122,8 +122,6 @@ class Run:
             raise LabError(
                 f"{self.folder} holds an unfinished run of this plan; go on with --resume, or choose another --output"
             )
-        if self.options.resume and new:
-            raise LabError(f"nothing to resume: {self.folder} holds no run; leave out --resume to begin one")
 
     @property
     def finished(self) -> bool:
