@@ -62,7 +62,9 @@ def test_decoding_gives_what_transformers_generate_gives(processor):
     batch = torch.stack([torch.from_numpy(mel) for mel in mels])
     prompt = checkpoint.prompt_ids(processor.tokenizer, "sv")
     with torch.inference_mode():
-        ours = windows.decode(model, model.get_encoder()(batch), prompt, max_new_tokens=60)
+        ours = windows.decode(model, model.get_encoder()(batch), prompt, 60)
         theirs = model.generate(batch, language="sv", task="transcribe", max_new_tokens=60)
     decode = processor.tokenizer.batch_decode
-    assert decode(ours) == decode(theirs, skip_special_tokens=True) and all(decode(ours))
+    written = decode([one.tokens for one in ours])
+    assert written == decode(theirs, skip_special_tokens=True) and all(written)
+    assert all(one.ended and -1 < one.logprob < 0 for one in ours)

@@ -45,6 +45,32 @@ def locate(name: str) -> str:
         ) from error
 
 
+def folder(name: str) -> tuple[Path, str | None]:
+    """The files of `--model name` on this machine, and the Hub's commit that they are (None for a folder).
+
+    A Hub id may name a revision: NAME@REVISION. Raises LabError.
+    """
+    if name == SAMPLE or Path(name).is_dir():
+        return Path(locate(name)), None
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = name.partition("@")
+    found = Path(locate(name))
+    if not found.is_dir():
+        wanted = ["*.json", "*.safetensors", "*.bin", "*.txt", "README.md"]
+        try:
+            found = Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+        except Exception as error:  # the Hub's HTTP library's, or the Hub's own
+            first = (str(error).strip() or repr(error)).splitlines()[0]
+            raise LabError(f"{name} could not be fetched from the Hugging Face Hub ({first}); {WAYS_OUT}") from error
+    return found, found.name if found.parent.name == "snapshots" else None
+
+
+def config(folder: Path) -> dict:
+    """config.json of a model's folder."""
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
 def load_processor(name: str):
     """The WhisperProcessor of `--model name`: tokenizer and feature extractor, no weights."""
     from transformers import WhisperProcessor
@@ -66,7 +92,7 @@ def load_model(name: str):
 
 
 def _pretrained(kind, name: str, **options):
-    _no_bars()
+    no_bars()
     source = locate(name)
     try:
         return kind.from_pretrained(source, **options)
@@ -75,7 +101,7 @@ def _pretrained(kind, name: str, **options):
         raise LabError(f"{name} could not be loaded as a Whisper model ({first}); {WAYS_OUT}") from error
 
 
-def _no_bars() -> None:
+def no_bars() -> None:
     """Loading and writing weights takes a second or two: no bar of transformers' for that."""
     from transformers.utils.logging import disable_progress_bar
 
@@ -88,7 +114,7 @@ def save(model, processor, folder: str | Path) -> None:
     transformers 5 writes one `processor_config.json`; the converter and faster-whisper read
     `preprocessor_config.json`, and older tools `vocab.json`, `merges.txt` and `added_tokens.json`.
     """
-    _no_bars()
+    no_bars()
     folder = Path(folder)
     model.save_pretrained(folder)
     save_processor(processor, folder)

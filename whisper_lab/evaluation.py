@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from . import scoring
 from .batches import Collator, Windowed, by_length
+from .decoding import Decoded, read_again, token_limit, unlooped
+from .features import FRAMES, pad
 from .windows import decode
 
 
@@ -31,7 +35,7 @@ def transcribe(
     """Greedy hypotheses of every clip in `split`, at the shortest of the window `lengths` (in frames) that holds it.
 
     Clips are sorted by length, so that a batch ends when its last clip does and all of its clips do about together;
-    each is encoded once, for the loss and for the text.
+    each is encoded once, for the loss and for the text. What rambles is read again at 30 s, as it is when served.
     """
     was_training = model.training
     model.eval()
@@ -44,17 +48,27 @@ def transcribe(
             with precision:
                 encoded = model.get_encoder()(inputs.pop("input_features"))
                 logits = model(encoder_outputs=encoded, decoder_input_ids=inputs["decoder_input_ids"]).logits
-                ids = decode(model, encoded, prompt)
+                frames = batch[0][1]
+                read = decode(model, encoded, prompt, token_limit(frames))
+                read = read_again(read, frames, partial(_at_30_s, model, split, prompt, [i for i, _ in batch]))
             labels = inputs["labels"]
             losses += torch.nn.functional.cross_entropy(
                 logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
             ).item()
             tokens += (labels != -100).sum().item()
-            for (index, _), text in zip(batch, tokenizer.batch_decode(ids, skip_special_tokens=True)):
+            written = tokenizer.batch_decode([unlooped(one.tokens) for one in read], skip_special_tokens=True)
+            for (index, _), text in zip(batch, written):
                 texts[index] = text.strip()
             bar.update(len(batch))
     model.train(was_training)
     return Hypotheses(split.column("id"), split.column("sentence"), texts, losses / max(tokens, 1))
+
+
+def _at_30_s(model, split, prompt: list[int], batch: list[int], chosen: list[int]) -> list[Decoded]:
+    """The `chosen` of a `batch` of clips, read at 30 s windows."""
+    features = np.stack([pad(split[batch[i]]["features"], FRAMES) for i in chosen])
+    encoded = model.get_encoder()(torch.from_numpy(features).to(model.device))
+    return decode(model, encoded, prompt, token_limit(FRAMES))
 
 
 def autocast(device: torch.device) -> torch.autocast:

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 import torch
 
+from .decoding import Decoded
 from .features import FRAMES
 
 LENGTHS = (200, 300, 400, 500, 600, 800, 1_000, 1_500, 2_000, FRAMES)  # frames of 10 ms
 SEEN = 8  # training clips that a window length takes before the model may be served with it
-MAX_NEW_TOKENS = 225  # what the original recipe allowed; 30 s of fast Swedish is about 150
 
 
 def shortest(frames: int, lengths: Sequence[int] = LENGTHS) -> int:
@@ -60,20 +60,34 @@ def allow(model):
     return model
 
 
-def decode(model, encoded, prompt: list[int], max_new_tokens: int = MAX_NEW_TOKENS) -> list[list[int]]:
-    """Greedy hypotheses for an encoder's output over a batch: text tokens, without prompt and end.
+def decode(model, encoded, prompt: list[int], limit: int, beams: int = 1, temperature: float = 0) -> list[Decoded]:
+    """The hypotheses for an encoder's output over a batch, of at most `limit` tokens.
 
-    The same tokens as `model.generate` on 30 s windows gives (a test holds them together), without its loop over
-    segments, which pads every window to 30 s again.
+    Greedy, the same tokens as `model.generate` on 30 s windows gives (a test holds them together), without its loop
+    over segments, which pads every window to 30 s again.
     """
     from transformers import GenerationMixin
 
     settings = copy.deepcopy(model.generation_config)
     settings.update(
-        max_length=len(prompt) + max_new_tokens, return_timestamps=False, num_beams=1, do_sample=False, use_cache=True
+        max_length=len(prompt) + limit,
+        return_timestamps=False,
+        num_beams=1 if temperature else beams,
+        do_sample=temperature > 0,
+        temperature=temperature or None,
+        use_cache=True,
+        return_dict_in_generate=True,
+        output_scores=True,
     )
     start = torch.tensor([prompt] * len(encoded.last_hidden_state), device=model.device)
-    ids = GenerationMixin.generate(model, encoder_outputs=encoded, decoder_input_ids=start, generation_config=settings)
+    out = GenerationMixin.generate(model, encoder_outputs=encoded, decoder_input_ids=start, generation_config=settings)
+    scores = model.compute_transition_scores(
+        out.sequences, out.scores, getattr(out, "beam_indices", None), normalize_logits=True
+    )
     end = settings.eos_token_id
-    texts = ids[:, len(prompt) :].tolist()
-    return [text[: text.index(end)] if end in text else text for text in texts]
+    result = []
+    for text, steps in zip(out.sequences[:, len(prompt) :].tolist(), scores.tolist()):
+        ended = end in text
+        tokens = text[: text.index(end)] if ended else text
+        result.append(Decoded(tokens, sum(steps[: len(tokens) + 1]) / (len(tokens) + 1), None, ended))
+    return result

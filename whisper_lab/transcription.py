@@ -1,0 +1,226 @@
+"""Sound of any length → timed segments of text.
+
+Speech is cut into windows at pauses, windows of one length are decoded together, and segments come out while the rest
+is still to be read. A model that learnt short windows is given windows as short as the speech; any other is padded to
+30 s, which it needs.
+"""
+
+import importlib.metadata
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from . import LabError, audio, backends, checkpoint, voice, windows
+from .captions import Segment, Word
+from .decoding import FALLBACK, Decoded, Decoding, read_again, token_limit, unlooped
+from .features import FRAMES, FrontEnd, pad
+
+AHEAD = 32  # windows looked at together, so that those of one length can be decoded together
+BATCH = 8  # windows decoded together
+NEW_SEGMENT = 0.6  # seconds of pause between words that begin a new segment
+
+
+class Cancelled(Exception):
+    """The caller asked to stop."""
+
+
+@dataclass
+class Progress:
+    """How far a transcription has come: seconds of the recording read, of how many (None if the file does not say)."""
+
+    done: float = 0
+    total: float | None = None
+
+
+class Transcriber:
+    """A fine-tuned or untuned Whisper, ready to read recordings. Safe to use from several threads at once."""
+
+    def __init__(self, model: str, engine: str = "ctranslate2", device: str = "auto", threads: int = 0):
+        """`model`: a folder, a Hub id (NAME or NAME@REVISION) or "sample"; `engine`: one of `backends.NAMES`."""
+        self.name, self.engine = model, engine
+        self.folder, self.revision = checkpoint.folder(model)
+        self.config = checkpoint.config(self.folder)
+        self.lengths = self.config.get("trained_windows") or [FRAMES]
+        self.backend = backends.load(engine, self.folder, device, threads)
+        self.tokenizer = checkpoint.load_processor(str(self.folder)).tokenizer
+        self.front_end = FrontEnd(self.config["num_mel_bins"]).prepared()
+
+    @cached_property
+    def longest(self) -> float:
+        """Seconds of the longest window to cut speech into: the longest that tuning filled, or 30 s."""
+        trained = [length for length in self.lengths if length < FRAMES]
+        return (max(trained) if trained else FRAMES) / 100
+
+    def segments(
+        self,
+        source: str | Path | np.ndarray,
+        decoding: Decoding = Decoding(),
+        words: bool = False,
+        start: float = 0,
+        end: float | None = None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Segment]:
+        """The segments of `source`, a file or (samples,) float32 at 16 kHz, as they are read.
+
+        With `words`, each word has its times, and segments end at pauses and sentence ends; without, a segment is a
+        window. `start` and `end` choose a part, in seconds. Raises AudioError; Cancelled once `cancelled()` is true,
+        which is asked between batches.
+        """
+        if isinstance(source, np.ndarray):
+            cut = source[int(start * audio.SAMPLE_RATE) : None if end is None else int(end * audio.SAMPLE_RATE)]
+            blocks, total = iter([cut]), cut.size / audio.SAMPLE_RATE
+        else:
+            blocks, total = audio.blocks(source, start, end), audio.seconds_of(source)
+            total = None if total is None else min(end or total, total) - start
+        progress = Progress(0, total)
+        prompt = self.prompt(decoding)
+        found = voice.windows(_until(blocks, cancelled), self.longest)
+        ahead = BATCH  # few at first, so that text appears soon
+        while group := list(islice(found, ahead)):
+            for window, result in zip(group, self._read(group, decoding, prompt, words, cancelled)):
+                yield from (shifted(one, start) for one in self._segments_of(window, *result))
+                progress.done = window.seconds[1]
+                on_progress(progress)
+            ahead = AHEAD
+        progress.done = progress.total = progress.total or progress.done
+        on_progress(progress)
+
+    def text(self, samples: np.ndarray, decoding: Decoding = Decoding()) -> str:
+        """What is said in (samples,) float32 at 16 kHz."""
+        return " ".join(segment.text for segment in self.segments(samples, decoding))
+
+    def prompt(self, decoding: Decoding) -> list[int]:
+        """What the decoder is given first: words to expect, if any, then language and task."""
+        ids = checkpoint.prompt_ids(self.tokenizer, decoding.language, decoding.task)
+        if not decoding.prompt.strip():
+            return ids
+        before = self.tokenizer(f" {decoding.prompt.strip()}", add_special_tokens=False).input_ids
+        return [self.tokenizer.convert_tokens_to_ids("<|startofprev|>"), *before[-(448 // 2 - 1) :], *ids]
+
+    def _read(
+        self, group, decoding: Decoding, prompt, words: bool, cancelled
+    ) -> list[tuple[Decoded, np.ndarray | None]]:
+        """Each window's text and, with `words`, the times of its tokens, in the order of `group`."""
+        mels = [self.front_end.log_mel(window.samples) for window in group]
+        results: list = [None] * len(group)
+        by_length: dict[int, list[int]] = {}
+        for i, mel in enumerate(mels):
+            by_length.setdefault(windows.shortest(mel.shape[1], self.lengths), []).append(i)
+        for frames, members in by_length.items():
+            for at in range(0, len(members), BATCH):
+                if cancelled():
+                    raise Cancelled
+                batch = members[at : at + BATCH]
+                for i, result in zip(
+                    batch, self._read_batch([mels[i] for i in batch], frames, decoding, prompt, words)
+                ):
+                    results[i] = result
+        return results
+
+    def _read_batch(self, mels: list[np.ndarray], frames: int, decoding: Decoding, prompt, words: bool):
+        encoded = self.backend.encode(np.stack([pad(mel, frames) for mel in mels]))
+        read = self.backend.decode(encoded, prompt, token_limit(frames), decoding.beams)
+        at_30_s: dict[int, object] = {}  # what was encoded again
+
+        def again(chosen: list[int]) -> list[Decoded]:
+            for i in chosen:
+                at_30_s[i] = self.backend.encode(pad(mels[i], FRAMES)[None])
+            return [self.backend.decode(at_30_s[i], prompt, token_limit(FRAMES), decoding.beams)[0] for i in chosen]
+
+        read = read_again(read, frames, again)
+        if decoding.fallback:
+            read = [
+                self._warmer(one, lambda i=i: at_30_s.get(i) or self.backend.encode(pad(mels[i], FRAMES)[None]), prompt)
+                for i, one in enumerate(read)
+            ]
+        read = [
+            Decoded([] if one.invented else unlooped(one.tokens), one.logprob, one.no_speech, one.ended) for one in read
+        ]
+        if not words:
+            return [(one, None) for one in read]
+        start = prompt[:-1]  # without <|notimestamps|>
+        sounding = [min(mel.shape[1], frames) for mel in mels]
+        times: list = [None] * len(read)
+        together = [i for i, one in enumerate(read) if one.tokens and i not in at_30_s]
+        if len(together) == len(read):
+            times = self.backend.align(encoded, start, [one.tokens for one in read], sounding)
+        else:
+            for i, one in enumerate(read):
+                if one.tokens:
+                    alone = at_30_s[i] if i in at_30_s else self.backend.encode(pad(mels[i], frames)[None])
+                    times[i] = self.backend.align(alone, start, [one.tokens], [mels[i].shape[1]])[0]
+        return list(zip(read, times))
+
+    def _warmer(self, first: Decoded, encode, prompt) -> Decoded:
+        """openai/whisper's fallback: while a text loops or is unsure, sample again at a higher temperature."""
+        if not (first.rambles or first.unsure) or first.invented:
+            return first
+        encoded, best = encode(), first
+        for temperature in FALLBACK:
+            best = self.backend.decode(encoded, prompt, token_limit(FRAMES), temperature=temperature)[0]
+            if not (best.rambles or best.unsure):
+                return best
+        return best if first.rambles else first
+
+    def _segments_of(self, window: voice.Window, decoded: Decoded, times: np.ndarray | None) -> Iterator[Segment]:
+        begin, end = window.seconds
+        text = self.tokenizer.decode(decoded.tokens, skip_special_tokens=True).strip()
+        if not any(c.isalnum() for c in text):
+            return
+        if times is None:
+            yield Segment(begin, end, text)
+            return
+        words = self._words(decoded.tokens, begin + np.minimum(times, end - begin))
+        first = 0
+        for i, word in enumerate(words):
+            follows = words[i + 1] if i + 1 < len(words) else None
+            if follows is None or follows.start - word.end > NEW_SEGMENT or word.text[-1] in ".!?…":
+                run = tuple(words[first : i + 1])
+                yield Segment(run[0].start, max(run[-1].end, run[0].start), " ".join(w.text for w in run), run)
+                first = i + 1
+
+    def _words(self, tokens: list[int], times: np.ndarray) -> list[Word]:
+        """Words begin at tokens that begin with a space."""
+        pieces = self.tokenizer.convert_ids_to_tokens(tokens)
+        starts = [i for i, piece in enumerate(pieces) if i == 0 or piece.startswith("Ġ")] + [len(tokens)]
+        words = []
+        for a, b in zip(starts, starts[1:]):
+            text = self.tokenizer.decode(tokens[a:b], skip_special_tokens=True).strip()
+            if (
+                text and not any(c.isalnum() for c in text) and words
+            ):  # punctuation by itself belongs to the word before
+                words[-1] = Word(words[-1].text + text, words[-1].start, float(times[b]))
+            elif text:
+                words.append(Word(text, float(times[a]), float(times[b])))
+        return words
+
+    def facts(self) -> dict:
+        """What has to be known to lay two copies side by side."""
+        libraries = ("torch", "transformers", "ctranslate2", "faster-whisper", "gradio", "numpy", "soxr", "av")
+        return {
+            "model": self.name,
+            "revision": self.revision,
+            "engine": f"{self.engine}, {self.backend.precision} on {self.backend.device}",
+            "windows": "30 s" if self.lengths == [FRAMES] else ", ".join(f"{n / 100:g}" for n in self.lengths) + " s",
+            "versions": {name: importlib.metadata.version(name) for name in libraries},
+        }
+
+
+def shifted(segment: Segment, seconds: float) -> Segment:
+    """The same segment, `seconds` later."""
+    if not seconds:
+        return segment
+    words = tuple(Word(w.text, w.start + seconds, w.end + seconds) for w in segment.words)
+    return Segment(segment.start + seconds, segment.end + seconds, segment.text, words)
+
+
+def _until(blocks: Iterable[np.ndarray], cancelled: Callable[[], bool]) -> Iterator[np.ndarray]:
+    for block in blocks:
+        if cancelled():
+            raise Cancelled
+        yield block
