@@ -58,12 +58,16 @@ class CTranslate2:
         """(batch, mels, frames) float32 → what `decode` and `align` take."""
         return self.model.encode(self._view(np.ascontiguousarray(features)))
 
-    def decode(self, encoded, prompt: list[int], limit: int, beams: int = 1, temperature: float = 0) -> list[Decoded]:
+    def decode(
+        self, encoded, prompt: list[int], limit: int, beams: int = 1, temperature: float = 0, forced: Sequence[int] = ()
+    ) -> list[Decoded]:
+        """At most `limit` tokens for each window of the batch, after those that are `forced` to be its first."""
+        longest = limit + len(forced)
         results = self.model.generate(
             encoded,
-            [prompt] * encoded.shape[0],
+            [[*prompt, *forced]] * encoded.shape[0],
             beam_size=1 if temperature else beams,
-            max_length=max(len(prompt) + limit, 2 * limit),  # it writes at most half of max_length
+            max_length=max(len(prompt) + longest, 2 * longest),  # it writes at most half of max_length
             return_scores=True,
             return_no_speech_prob=True,
             sampling_temperature=temperature,
@@ -71,9 +75,9 @@ class CTranslate2:
         )
         decoded = []
         for result in results:
-            tokens, count = result.sequences_ids[0], len(result.sequences_ids[0])
-            logprob = result.scores[0] * count / (count + 1)
-            decoded.append(Decoded(tokens, logprob, result.no_speech_prob, count < limit))
+            tokens = result.sequences_ids[0]  # the forced ones too
+            logprob = result.scores[0] * len(tokens) / (len(tokens) + 1)
+            decoded.append(Decoded(tokens[len(forced) :], logprob, result.no_speech_prob, len(tokens) < longest))
         return decoded
 
     def align(self, encoded, start: list[int], texts: list[list[int]], frames: Sequence[int]) -> list[np.ndarray]:
@@ -166,7 +170,10 @@ class Transformers:
         with self._one_at_a_time, torch.inference_mode():
             return self.model.get_encoder()(torch.from_numpy(features).to(self.device, self.model.dtype))
 
-    def decode(self, encoded, prompt: list[int], limit: int, beams: int = 1, temperature: float = 0) -> list[Decoded]:
+    def decode(
+        self, encoded, prompt: list[int], limit: int, beams: int = 1, temperature: float = 0, forced: Sequence[int] = ()
+    ) -> list[Decoded]:
+        """As CTranslate2's."""
         import torch
 
         generation = self.model.generation_config
@@ -175,7 +182,7 @@ class Transformers:
             ids = torch.tensor([begin] * len(encoded.last_hidden_state), device=self.device)
             first = self.model(encoder_outputs=encoded, decoder_input_ids=ids).logits[:, -1].float().softmax(-1)
             no_speech = first[:, generation.no_timestamps_token_id - 1].tolist()  # <|nospeech|> comes before it
-            decoded = self._decode(self.model, encoded, prompt, limit, beams, temperature)
+            decoded = self._decode(self.model, encoded, [*prompt, *forced], limit, beams, temperature)
         return [Decoded(one.tokens, one.logprob, p, one.ended) for one, p in zip(decoded, no_speech)]
 
     def align(self, encoded, start: list[int], texts: list[list[int]], frames: Sequence[int]) -> list[np.ndarray]:

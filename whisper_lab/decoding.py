@@ -31,6 +31,9 @@ class Decoding:
             raise LabError(f"{self.beams} beams: 1 (greedy) to 10 make sense")
 
 
+DEFAULT = Decoding()
+
+
 @dataclass(frozen=True)
 class Decoded:
     """What was read from a window: text tokens without prompt and end, the mean log probability of a token, the

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import LabError, audio, backends, checkpoint, voice, windows
+from . import audio, backends, checkpoint, voice, windows
 from .captions import Segment, Word
-from .decoding import FALLBACK, Decoded, Decoding, read_again, token_limit, unlooped
+from .decoding import DEFAULT, FALLBACK, Decoded, Decoding, read_again, token_limit, unlooped
 from .features import FRAMES, FrontEnd, pad
 
 AHEAD = 32  # windows looked at together, so that those of one length can be decoded together
@@ -58,7 +58,7 @@ class Transcriber:
     def segments(
         self,
         source: str | Path | np.ndarray,
-        decoding: Decoding = Decoding(),
+        decoding: Decoding = DEFAULT,
         words: bool = False,
         start: float = 0,
         end: float | None = None,
@@ -90,7 +90,7 @@ class Transcriber:
         progress.done = progress.total = progress.total or progress.done
         on_progress(progress)
 
-    def text(self, samples: np.ndarray, decoding: Decoding = Decoding()) -> str:
+    def text(self, samples: np.ndarray, decoding: Decoding = DEFAULT) -> str:
         """What is said in (samples,) float32 at 16 kHz."""
         return " ".join(segment.text for segment in self.segments(samples, decoding))
 
@@ -184,19 +184,21 @@ class Transcriber:
                 yield Segment(run[0].start, max(run[-1].end, run[0].start), " ".join(w.text for w in run), run)
                 first = i + 1
 
-    def _words(self, tokens: list[int], times: np.ndarray) -> list[Word]:
-        """Words begin at tokens that begin with a space."""
+    def words_of(self, tokens: list[int]) -> list[list[int]]:
+        """The tokens of each word: a word begins at a token that begins with a space."""
         pieces = self.tokenizer.convert_ids_to_tokens(tokens)
         starts = [i for i, piece in enumerate(pieces) if i == 0 or piece.startswith("Ġ")] + [len(tokens)]
-        words = []
-        for a, b in zip(starts, starts[1:]):
-            text = self.tokenizer.decode(tokens[a:b], skip_special_tokens=True).strip()
-            if (
-                text and not any(c.isalnum() for c in text) and words
-            ):  # punctuation by itself belongs to the word before
-                words[-1] = Word(words[-1].text + text, words[-1].start, float(times[b]))
+        return [tokens[a:b] for a, b in zip(starts, starts[1:])]
+
+    def _words(self, tokens: list[int], times: np.ndarray) -> list[Word]:
+        words, at = [], 0
+        for piece in self.words_of(tokens):
+            start, end = float(times[at]), float(times[at := at + len(piece)])
+            text = self.tokenizer.decode(piece, skip_special_tokens=True).strip()
+            if words and not any(c.isalnum() for c in text):  # a mark by itself belongs to the word before
+                words[-1] = Word(words[-1].text + text, words[-1].start, end)
             elif text:
-                words.append(Word(text, float(times[a]), float(times[b])))
+                words.append(Word(text, start, end))
         return words
 
     def facts(self) -> dict:
