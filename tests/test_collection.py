@@ -205,7 +205,7 @@ def test_threads_and_processes_add_at_once_and_lose_nothing(tmp_path):
     [
         ("too short", sound(0.29), "Hej.", "Åsa"),
         ("too short", sound(0), "Hej.", "Åsa"),
-        ("too long", sound(30.01), "Hej.", "Åsa"),
+        ("too long clip", sound(30.01), "Hej.", "Åsa"),
         ("silent", sound(1) * 0.003, "Hej.", "Åsa"),
         ("silent", sound(1) * np.nan, "Hej.", "Åsa"),
         ("no sentence", sound(1), " \n", "Åsa"),

@@ -105,7 +105,7 @@ def convert(folder: Path, precision: str) -> Path:
         return folder
     import ctranslate2
 
-    key = files.digest({"weights": _weights_digest(folder), "precision": precision, "by": ctranslate2.__version__})
+    key = files.digest({"weights": weights_digest(folder), "precision": precision, "by": ctranslate2.__version__})
     target = files.cache_folder() / "ctranslate2" / f"{precision}-{key[:16]}"
     if not target.is_dir():
         print(f"Converting {folder} for CTranslate2 ({precision}, once) …", file=sys.stderr, flush=True)
@@ -117,7 +117,9 @@ def convert(folder: Path, precision: str) -> Path:
             try:
                 converter.convert(str(Path(scratch) / "model"), quantization=precision)
             except (ValueError, OSError, KeyError) as error:
-                raise LabError(f"{folder} could not be converted for CTranslate2 ({error}); try --engine transformers")
+                raise LabError(
+                    f"{folder} could not be converted for CTranslate2 ({error}); try --engine transformers"
+                ) from error
             try:
                 os.rename(Path(scratch) / "model", target)
             except OSError:  # another process was first
@@ -126,7 +128,7 @@ def convert(folder: Path, precision: str) -> Path:
     return target
 
 
-def _weights_digest(folder: Path) -> str:
+def weights_digest(folder: Path) -> str:
     """SHA-256 of all that the conversion depends on; of a file that did not change, as remembered from last time."""
     index = files.cache_folder() / "digests.json"
     known = files.read_json(index) if index.is_file() else {}

@@ -40,7 +40,7 @@ DURATIONS = ["clip", "duration[ms]"]
 
 
 class Refused(LabError):
-    """A clip that is not taken. `reason` is a few words, always the same ones: too short, too long, silent,
+    """A clip that is not taken. `reason` is a few words, always the same ones: too short, too long clip, silent,
     no sentence, no letters, no speaker."""
 
     def __init__(self, reason: str, message: str):
@@ -228,7 +228,7 @@ def _check(samples: np.ndarray, sentence: str, speaker: str) -> None:
     if seconds < SHORTEST_SECONDS:
         raise Refused("too short", f"the recording lasts {seconds:.2f} s; record at least {SHORTEST_SECONDS} s")
     if seconds > WINDOW_SECONDS:
-        raise Refused("too long", f"the recording lasts {seconds:.1f} s; record at most {WINDOW_SECONDS} s at a time")
+        raise Refused("too long clip", f"the recording lasts {seconds:.1f} s; record at most {WINDOW_SECONDS} s at a time")
     if not np.abs(samples).max() >= SILENT:  # nor where samples are not numbers
         raise Refused("silent", "the recording is silent (below -50 dBFS throughout); check the microphone")
     if not sentence:

@@ -65,6 +65,11 @@ def file_digest(path: Path) -> str:
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "soundfile", "soxr", "pyarrow")
 
 
+def platform_name() -> str:
+    """Such as "Linux-6.1-x86_64, Python 3.11.7"."""
+    return f"{platform.platform(terse=True)}-{platform.machine()}, Python {platform.python_version()}"
+
+
 def versions() -> dict[str, str]:
     """Of Python and of the libraries that the numbers depend on."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in LIBRARIES}

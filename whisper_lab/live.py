@@ -73,7 +73,7 @@ class Listener:
         return self.rate, np.concatenate(self.pieces) if self.pieces else np.zeros(0, np.int16)
 
     def _pass(self, sound: np.ndarray) -> tuple[list[list[int]], np.ndarray]:
-        """The tokens of each word after the forced ones, and when each word begins, forced ones too, and the last ends."""
+        """The tokens of each word after the forced ones; when each word begins, forced ones too, and the last ends."""
         t = self.transcriber
         mel = t.front_end.log_mel(sound)
         frames = shortest(mel.shape[1], t.lengths)
@@ -126,8 +126,12 @@ class Listeners:
         self._seen: dict[str, float] = {}
         self._guard = threading.Lock()
 
-    def hear(self, key: str, rate: int, samples: np.ndarray, decoding: Decoding) -> dict:
-        """`settled` and `tentative` text of the speaker `key`, whose place in the queue is `waiting` (0: being read)."""
+    def hear(self, key: str, at: int, rate: int, samples: np.ndarray, decoding: Decoding) -> dict:
+        """What speaker `key` said from sample `at` of the recording on, once more or for the first time.
+
+        → `heard`: samples known by now; `settled` and `tentative` text; `waiting`: the place in the queue, 0 when it
+        is read; `full`: no more is taken.
+        """
         with self._guard:
             self._forget()
             if key not in self._all:
@@ -136,14 +140,20 @@ class Listeners:
             listener, alone = self._all[key]
             waiting = max(0, list(self._all).index(key) + 1 - self.places)
         with alone:
-            if listener.seconds + samples.size / rate > LONGEST:
-                return {"full": True}
-            if waiting:  # kept for the final pass, and read from here on once there is a place
-                listener.rate = rate
-                listener.pieces.append(samples)
-                return {"settled": " ".join(listener.settled), "tentative": "", "waiting": waiting}
-            settled, tentative = listener.hear(rate, samples)
-        return {"settled": settled, "tentative": tentative, "waiting": 0}
+            heard = round(listener.seconds * listener.rate)
+            if at > heard:  # what came before was forgotten
+                return {"heard": heard, "settled": "", "tentative": "", "waiting": waiting, "full": False}
+            samples, tentative = samples[heard - at :], ""
+            full = (heard + samples.size) / rate > LONGEST
+            if samples.size and not full:
+                if waiting:  # kept for the final pass, and read from here on once there is a place
+                    listener.rate = rate
+                    listener.pieces.append(samples)
+                else:
+                    _, tentative = listener.hear(rate, samples)
+            heard += samples.size
+            settled = " ".join(listener.settled)
+        return {"heard": heard, "settled": settled, "tentative": tentative, "waiting": waiting, "full": full}
 
     def take(self, key: str) -> tuple[int, np.ndarray]:
         """All that the speaker `key` said; nothing of it is kept. Raises KeyError."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import audio, backends, checkpoint, voice, windows
+from . import audio, backends, checkpoint, files, voice, windows
 from .captions import Segment, Word
 from .decoding import DEFAULT, FALLBACK, Decoded, Decoding, read_again, token_limit, unlooped
 from .features import FRAMES, FrontEnd, pad
@@ -55,6 +55,13 @@ class Transcriber:
         trained = [length for length in self.lengths if length < FRAMES]
         return (max(trained) if trained else FRAMES) / 100
 
+    @cached_property
+    def language(self) -> str:
+        """The language that the model was tuned to, or Swedish."""
+        place = self.folder / "generation_config.json"
+        named = files.read_json(place).get("language") if place.is_file() else None
+        return checkpoint.whisper_language(named.strip("<|>")) if named else "sv"
+
     def segments(
         self,
         source: str | Path | np.ndarray,
@@ -62,13 +69,13 @@ class Transcriber:
         words: bool = False,
         start: float = 0,
         end: float | None = None,
-        on_progress: Callable[[Progress], None] = lambda progress: None,
+        progress: Progress | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Segment]:
         """The segments of `source`, a file or (samples,) float32 at 16 kHz, as they are read.
 
         With `words`, each word has its times, and segments end at pauses and sentence ends; without, a segment is a
-        window. `start` and `end` choose a part, in seconds. Raises AudioError; Cancelled once `cancelled()` is true,
+        window. `start` and `end` choose a part, in seconds. `progress` is kept up to date. Raises AudioError; Cancelled once `cancelled()` is true,
         which is asked between batches.
         """
         if isinstance(source, np.ndarray):
@@ -77,7 +84,8 @@ class Transcriber:
         else:
             blocks, total = audio.blocks(source, start, end), audio.seconds_of(source)
             total = None if total is None else min(end or total, total) - start
-        progress = Progress(0, total)
+        progress = progress or Progress()
+        progress.total = total
         prompt = self.prompt(decoding)
         found = voice.windows(_until(blocks, cancelled), self.longest)
         ahead = BATCH  # few at first, so that text appears soon
@@ -85,10 +93,8 @@ class Transcriber:
             for window, result in zip(group, self._read(group, decoding, prompt, words, cancelled)):
                 yield from (shifted(one, start) for one in self._segments_of(window, *result))
                 progress.done = window.seconds[1]
-                on_progress(progress)
             ahead = AHEAD
         progress.done = progress.total = progress.total or progress.done
-        on_progress(progress)
 
     def text(self, samples: np.ndarray, decoding: Decoding = DEFAULT) -> str:
         """What is said in (samples,) float32 at 16 kHz."""
@@ -207,6 +213,7 @@ class Transcriber:
         return {
             "model": self.name,
             "revision": self.revision,
+            "weights": backends.weights_digest(self.folder),
             "engine": f"{self.engine}, {self.backend.precision} on {self.backend.device}",
             "windows": "30 s" if self.lengths == [FRAMES] else ", ".join(f"{n / 100:g}" for n in self.lengths) + " s",
             "versions": {name: importlib.metadata.version(name) for name in libraries},

@@ -73,7 +73,7 @@ class Refused(LabError):
 
     def __init__(self, reason: str, **details):
         super().__init__(REASONS[reason].format(**details))
-        self.reason = reason
+        self.reason, self.details = reason, details
 
 
 @dataclass(frozen=True)

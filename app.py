@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""The microphone page: speak, and read what was said. And files, in the terminal.
+
+    python app.py                                        the page, with the demo's model, on this computer only
+    python app.py --model models/small --share           another model; a public address for 72 hours
+    python app.py --collect mine                         one's own voice becomes a corpus to train on, with consent
+    python app.py clip.wav film.mp4                      no page: their transcripts, on screen
+    python app.py talk.mp3 --format srt --output-dir .   captions, in a file
+
+Text appears while one speaks. Any sound or film that FFmpeg reads can be uploaded, hours of it. Models are converted
+for CTranslate2 once and kept in the cache; --engine transformers runs them as they were trained.
+"""
+
+import argparse
+
+from whisper_lab import command, terminal
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="sound or film to transcribe in the terminal; none: the page"
+    )
+    terminal.add_flags(parser)
+    parser.add_argument(
+        "--collect",
+        metavar="FOLDER",
+        help="let visitors who consent keep clips of their voice there, a corpus for feature-pipeline.py (default: off, "
+        "nothing is kept)",
+    )
+    return terminal.check(parser, parser.parse_args(argv))
+
+
+def main() -> int | None:
+    options = parse_args()
+    if options.files:
+        from pathlib import Path
+
+        reader = terminal.transcriber(options)
+        return terminal.each(options.files, lambda name: terminal.transcribe(reader, options, name, Path(name).stem))
+    from whisper_lab import microphone, pages
+
+    page, readable = microphone.page(options)
+    pages.serve(page, options, readable)
+    return None
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""The YouTube page: paste a link, read what is said in the film. And links, in the terminal.
+
+    python app_youtube.py                                     the page, on this computer only
+    python app_youtube.py LINK [LINK …]                       no page: their transcripts, on screen
+    python app_youtube.py LINK --format srt --output-dir .    captions, in a file
+    python app_youtube.py LINK --start 1:30 --end 4:00        a part of the film
+    python app_youtube.py LINK --downloader pytube            by pytube (not maintained since 2023; see the README)
+
+Fetch only what you may: YouTube's terms allow it with the permission of the film's owner or the law. The sound is
+deleted as soon as it has been read. No FFmpeg is needed; YouTube may want a JavaScript runtime, which
+`pip install "yt-dlp[default,deno]"` brings. Hosted machines are often refused: run it at home, or upload the film.
+"""
+
+import argparse
+
+from whisper_lab import command, terminal, youtube
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("links", nargs="*", metavar="LINK", help="film to transcribe in the terminal; none: the page")
+    add = parser.add_argument_group("the film").add_argument
+    add("--start", metavar="TIME", help="where to begin, such as 1:30")
+    add("--end", metavar="TIME", help="where to end")
+    add("--downloader", choices=youtube.DOWNLOADERS, default=youtube.DOWNLOADERS[0], help="default yt-dlp")
+    terminal.add_flags(parser)
+    return terminal.check(parser, parser.parse_args(argv))
+
+
+def transcribe(reader, options, link: str) -> None:
+    """Fetch, read and write the film that `link` leads to."""
+    start, end = youtube.part(options.start), youtube.part(options.end)
+    film = youtube.look(link, options.max_minutes, options.downloader, start, end)
+    facts = {"source": film.link, "title": film.title, "channel": film.channel}
+    with terminal.bar(film.title) as share, youtube.fetched(film, share, downloader=options.downloader) as path:
+        terminal.transcribe(reader, options, path, film.id, start or 0, end, facts)
+
+
+def main() -> int | None:
+    options = parse_args()
+    if options.links:
+        reader = terminal.transcriber(options)
+        return terminal.each(options.links, lambda link: transcribe(reader, options, link))
+    from whisper_lab import films, pages
+
+    pages.serve(films.page(options), options)
+    return None
+
+
+if __name__ == "__main__":
+    command.run(main)
