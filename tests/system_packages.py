@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 
-NEEDED = {"espeak-ng": "espeak-ng"}  # program: Debian package
+NEEDED = {"espeak-ng": "espeak-ng", "chromium": "chromium"}  # program: Debian package
 
 
 def main() -> None:

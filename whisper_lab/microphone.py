@@ -72,6 +72,7 @@ def page(options) -> tuple[gr.Blocks, list[Path]]:
             upload.upload(read_file, [upload, *choices], [status, result, last], **shown),
             show.click(read_example, choices, [status, result, last], **shown),
         ]
+        works[1].then(lambda: None, None, upload, queue=False, api_visibility="private")  # ready for the next one
         if reader.compare:
             shown["show_progress_on"] = comparison
             works.append(compare.click(read_by_second, last, comparison, **shown))

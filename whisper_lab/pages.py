@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -326,19 +326,22 @@ def short(model: str) -> str:
     return "Whisper base" if model == "sample" else "/".join(Path(model).parts[-2:])
 
 
-def serve(page: gr.Blocks, options, readable: list[Path] = ()) -> None:
-    """Open `page` as the command line says. Loopback unless told otherwise."""
+def serve(page: gr.Blocks, options, readable: Sequence[Path] = (), block: bool = True) -> str:
+    """Open `page` as the command line says, on loopback unless told otherwise; its address, if it does not `block`."""
     page.queue(default_concurrency_limit=options.queue)
     user, _, password = (options.auth or "").partition(":")
     host = options.host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
     try:
-        page.launch(
+        _, address, _ = page.launch(
+            prevent_thread_lock=not block,
+            quiet=not block,
             server_name=host,
             server_port=options.port,
             share=options.share,
             auth=(user, password) if options.auth else None,
             css_paths=[WEB / "page.css"],
             i18n=LABELS,
+            theme=gr.themes.Default(primary_hue="blue"),
             allowed_paths=[str(path) for path in readable],
             max_file_size="2gb",
             footer_links=["api"],

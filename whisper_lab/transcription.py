@@ -19,7 +19,7 @@ from .captions import Segment, Word
 from .decoding import DEFAULT, FALLBACK, Decoded, Decoding, read_again, token_limit, unlooped
 from .features import FRAMES, FrontEnd, pad
 
-AHEAD = 32  # windows looked at together, so that those of one length can be decoded together
+AHEAD = 24  # windows looked at together, so that those of one length can be decoded together
 BATCH = 8  # windows decoded together
 NEW_SEGMENT = 0.6  # seconds of pause between words that begin a new segment
 
@@ -91,8 +91,8 @@ class Transcriber:
         ahead = BATCH  # few at first, so that text appears soon
         while group := list(islice(found, ahead)):
             for window, result in zip(group, self._read(group, decoding, prompt, words, cancelled)):
-                yield from (shifted(one, start) for one in self._segments_of(window, *result))
                 progress.done = window.seconds[1]
+                yield from (shifted(one, start) for one in self._segments_of(window, *result))
             ahead = AHEAD
         progress.done = progress.total = progress.total or progress.done
 
