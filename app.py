@@ -25,8 +25,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument(
         "--collect",
         metavar="FOLDER",
-        help="let visitors who consent keep clips of their voice there, a corpus for feature-pipeline.py (default: off, "
-        "nothing is kept)",
+        help="keep clips of visitors who consent there, a corpus for feature-pipeline.py (default: nothing is kept)",
     )
     return terminal.check(parser, parser.parse_args(argv))
 

@@ -15,8 +15,9 @@ import av
 import numpy as np
 import pytest
 
-from whisper_lab import LabError, youtube
-from whisper_lab.youtube import REASONS, Film, Refused, download, fetched, film_id, look, part
+from whisper_lab import LabError, refusals, youtube
+from whisper_lab.refusals import REASONS, Refused
+from whisper_lab.youtube import Film, download, fetched, film_id, look, part
 
 ID, OTHER = "dQw4w9WgXc_", "-abcdefghij"
 SECONDS = 40
@@ -540,7 +541,7 @@ def test_every_reason_is_one_line_and_says_what_to_do():
     for key in REASONS:
         text = str(Refused(key, **facts))
         assert "\n" not in text and text[-1] != "." and (";" in text or ": " in text or "must" in text), text
-    assert {*youtube.SAYS} <= {*REASONS}
+    assert {*refusals.SAYS} <= {*REASONS}
 
 
 class TestPytube:

@@ -228,7 +228,9 @@ def _check(samples: np.ndarray, sentence: str, speaker: str) -> None:
     if seconds < SHORTEST_SECONDS:
         raise Refused("too short", f"the recording lasts {seconds:.2f} s; record at least {SHORTEST_SECONDS} s")
     if seconds > WINDOW_SECONDS:
-        raise Refused("too long clip", f"the recording lasts {seconds:.1f} s; record at most {WINDOW_SECONDS} s at a time")
+        raise Refused(
+            "too long clip", f"the recording lasts {seconds:.1f} s; record at most {WINDOW_SECONDS} s at a time"
+        )
     if not np.abs(samples).max() >= SILENT:  # nor where samples are not numbers
         raise Refused("silent", "the recording is silent (below -50 dBFS throughout); check the microphone")
     if not sentence:

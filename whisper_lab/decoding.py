@@ -65,7 +65,7 @@ def token_limit(frames: int) -> int:
 
 
 def loop(tokens: Sequence[int], copies: int = 3) -> int | None:
-    """Where `tokens` begin to repeat what went before, `copies` of it in a row and `LOOP` tokens too many; else None."""
+    """Where `tokens` begin to repeat what went before, `copies` of it in a row, by `LOOP` tokens or more; else None."""
     found = None
     for period in range(1, len(tokens) // 2 + 1):
         run = 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from . import pages, texts, youtube
+from . import pages, texts, views, youtube
 from .pages import READING, language, say, words
 
 
@@ -39,14 +39,14 @@ def page(options) -> gr.Blocks:
             try:
                 found = youtube.look(link, None, options.downloader)
             except youtube.Refused as error:
-                return None, pages.failed(texts.plain(error, language(request)))
+                return None, views.failed(texts.plain(error, language(request)))
             return found, _card(found)
 
         @pages.guarded(outputs=2)
         def read_film(link, start, end, spoken, task, beams, fallback, prompt, request: gr.Request):
             decoding = reader.decoding(spoken, task, beams, fallback, prompt)
             first, last = youtube.part(start), youtube.part(end)
-            yield pages.working(say(request)["looking"]), ""
+            yield views.working(say(request)["looking"]), ""
             found = youtube.look(link, options.max_minutes, options.downloader, first, last)
             for status, result, _ in _fetched_and_read(reader, options, found, decoding, request, first or 0, last):
                 yield status, result
@@ -55,7 +55,7 @@ def page(options) -> gr.Blocks:
         def read_file(path, start, end, spoken, task, beams, fallback, prompt, request: gr.Request):
             decoding = reader.decoding(spoken, task, beams, fallback, prompt)
             first, last = youtube.part(start) or 0, youtube.part(end)
-            for status, result, _ in reader.read(path, pages.file_media(path), {}, decoding, request, first, last):
+            for status, result, _ in reader.read(path, views.file_media(path), {}, decoding, request, first, last):
                 yield status, result
 
         shown = {"concurrency_id": READING, "api_visibility": "private", "show_progress_on": status}
@@ -86,7 +86,7 @@ def _fetched_and_read(reader, options, film, decoding, request, start: float, en
         )
         try:
             while not fetching.done():
-                yield pages.working(here["fetching"], share[0]), "", {}
+                yield views.working(here["fetching"], share[0]), "", {}
                 time.sleep(pages.OFTEN)
             path = fetching.result()
             yield from reader.read(path, {"film": film.id, "name": film.id}, {}, decoding, request, start, end)
@@ -96,7 +96,7 @@ def _fetched_and_read(reader, options, film, decoding, request, start: float, en
 
 def _card(film: youtube.Film) -> str:
     picture = f'<img src="{html.escape(film.thumbnail)}" alt="" referrerpolicy="no-referrer">' if film.thumbnail else ""
-    about = " · ".join(filter(None, (film.channel, pages.clock(film.seconds))))
+    about = " · ".join(filter(None, (film.channel, views.clock(film.seconds))))
     return (
         f'<div class="lab-card">{picture}<div><strong>{html.escape(film.title)}</strong>'
         f'<p class="lab-took">{html.escape(about)}</p></div></div>'

@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 
-from . import audio, pages, selfcheck, teaching, texts
+from . import audio, pages, selfcheck, teaching, texts, views
 from .collection import Collection
 from .decoding import Decoding
 from .live import Listeners
@@ -55,12 +55,12 @@ def page(options) -> tuple[gr.Blocks, list[Path]]:
         def read_file(path, spoken, task, beams, fallback, prompt, request: gr.Request):
             kept = {"path": path, "received": audio.describe(path)}
             decoding = reader.decoding(spoken, task, beams, fallback, prompt)
-            yield from reader.read(path, pages.file_media(path), kept, decoding, request)
+            yield from reader.read(path, views.file_media(path), kept, decoding, request)
 
         @pages.guarded(outputs=3)
         def read_example(spoken, task, beams, fallback, prompt, request: gr.Request):
             decoding = reader.decoding(spoken, task, beams, fallback, prompt)
-            yield from reader.read(example, pages.file_media(example), {"path": example}, decoding, request)
+            yield from reader.read(example, views.file_media(example), {"path": example}, decoding, request)
 
         @pages.guarded(outputs=1)
         def read_by_second(last, request: gr.Request):
@@ -112,7 +112,7 @@ def _check_panel(reader: pages.Reader, last: gr.State) -> None:
             "": " · ".join(f"{name} {version}" for name, version in found["versions"].items()),
             " ": found["platform"],
         }
-        return found, pages.table(rows)
+        return found, views.table(rows)
 
     with gr.Accordion(words("check"), open=False, elem_id="check"):
         gr.Markdown(words("check_lead"))

@@ -20,8 +20,8 @@ def example() -> tuple[Path, str]:
 
 
 def check(transcriber: Transcriber, last: audio.Received | None = None) -> dict:
-    """Facts to lay side by side with another copy's: expected and actual text, word error rate, the clip as decoded, the
-    visitor's last recording as it arrived, the model with its revision, the platform and the libraries."""
+    """Facts to lay side by side with another copy's: expected and actual text, word error rate, the clip as decoded,
+    the visitor's last recording as it arrived, the model with its revision, the platform and the libraries."""
     path, expected = example()
     actual = captions.write(list(transcriber.segments(path)), "txt").strip()
     score = scoring.scores([expected], [actual or " "])["wer_normalised"].value

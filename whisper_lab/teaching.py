@@ -5,7 +5,8 @@ import numpy as np
 
 from . import LabError, audio, texts
 from .collection import Collection
-from .pages import failed, language, note, say, words
+from .pages import language, say, words
+from .views import failed, note
 
 
 def panel(collection: Collection, last: gr.State) -> None:

@@ -1,4 +1,4 @@
-"""app.py and app_youtube.py in the terminal: the flags they share, and transcripts printed or written, without a page."""
+"""app.py and app_youtube.py in the terminal: their flags, and transcripts printed or written, without a page."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the model").add_argument
     add(
         "--model",
-        help=f"a folder, a Hub id (NAME or NAME@REVISION), or 'sample' for the untuned Whisper base (default {DEFAULT})",
+        help=f"a folder, a Hub id (NAME or NAME@REVISION), or 'sample': the untuned Whisper base (default {DEFAULT})",
     )
     add(
         "--engine",

@@ -13,7 +13,7 @@ ENGLISH = {
     "speak_now": "Say something.",
     "waiting": "Others are speaking: you are number {place} in line. Keep speaking, your words are not lost.",
     "no_microphone": "The browser gives no microphone: allow it in the address bar, or upload a file.",
-    "insecure": "Browsers give the microphone only to pages on this computer or over https. Upload a file, or use --share.",
+    "insecure": "Browsers give the microphone only over https or on this computer: upload a file, or use --share.",
     "lost": "The page lost its connection. What you say is kept here and sent once it is back.",
     "full": "That was the longest recording that is taken; press Stop.",
     "upload": "A recording or film",
@@ -81,10 +81,10 @@ ENGLISH = {
     "fetch": "Transcribe",
     "looking": "Asking YouTube …",
     "fetching": "Fetching the sound",
-    "notice": "Fetch only what you may: YouTube's terms allow it with permission of the owner or the law. The sound is "
+    "notice": "Fetch only what you may: YouTube's terms want the owner's permission, or the law's. The sound is "
     "deleted as soon as it has been read. The film plays from YouTube itself.",
     "upload_instead": "or upload the film",
-    "too_long": "That is {minutes:.0f} minutes; this page takes {limit:g}. Choose a part by From and To, or cut the file.",
+    "too_long": "That is {minutes:.0f} minutes; this page takes {limit:g}. Choose a part, or cut the file.",
     "wrong": "Something went wrong",
 }
 SWEDISH = {
@@ -167,10 +167,10 @@ SWEDISH = {
     "fetch": "Skriv ut",
     "looking": "Frågar YouTube …",
     "fetching": "Hämtar ljudet",
-    "notice": "Hämta bara det du får: YouTubes villkor tillåter det med ägarens eller lagens medgivande. Ljudet raderas "
+    "notice": "Hämta bara det du får: YouTubes villkor kräver ägarens lov, eller lagens. Ljudet raderas "
     "så snart det har lästs. Filmen spelas från YouTube självt.",
     "upload_instead": "eller ladda upp filmen",
-    "too_long": "Det är {minutes:.0f} minuter; sidan tar {limit:g}. Välj en del med Från och Till, eller klipp filen.",
+    "too_long": "Det är {minutes:.0f} minuter; sidan tar {limit:g}. Välj en del, eller klipp filen.",
     "wrong": "Något gick fel",
 }
 TEXTS = {"en": ENGLISH, "sv": SWEDISH}
@@ -212,9 +212,9 @@ ERRORS = {
         "too long": "{minutes} minuter är över gränsen på {limit}; välj en del (från, till), eller höj --max-minutes.",
         "too large": "Filmens ljud är över {megabytes} MB; ladda upp ett kortare stycke av den som fil.",
         "private": "Filmen är privat; be ägaren att dela den, eller att skicka filen.",
-        "age": "Filmen har åldersgräns: YouTube vill ha en inloggning, och det har programmet inte; ladda upp filen.",
+        "age": "Filmen har åldersgräns: YouTube vill ha en inloggning, som programmet saknar; ladda upp filen.",
         "removed": "Filmen finns inte: borttagen, kontot avslutat, eller aldrig där; prova länken i en webbläsare.",
-        "region": "Filmen visas inte i landet där datorn finns; kör programmet någon annanstans, eller ladda upp filen.",
+        "region": "Filmen visas inte i landet där datorn finns; kör det någon annanstans, eller ladda upp filen.",
         "bot": "YouTube tar datorn för en robot, som ofta med hyrda servrar; kör hemma, eller ladda upp filen.",
         "members": "Filmen är för medlemmar eller köpare; ladda upp filen.",
         "drm": "Filmen är kopieringsskyddad (DRM) och kan inte hämtas; välj en annan.",

@@ -75,8 +75,8 @@ class Transcriber:
         """The segments of `source`, a file or (samples,) float32 at 16 kHz, as they are read.
 
         With `words`, each word has its times, and segments end at pauses and sentence ends; without, a segment is a
-        window. `start` and `end` choose a part, in seconds. `progress` is kept up to date. Raises AudioError; Cancelled once `cancelled()` is true,
-        which is asked between batches.
+        window. `start` and `end` choose a part, in seconds. `progress` is kept up to date. Raises AudioError, and
+        Cancelled once `cancelled()` is true, which is asked between batches.
         """
         if isinstance(source, np.ndarray):
             cut = source[int(start * audio.SAMPLE_RATE) : None if end is None else int(end * audio.SAMPLE_RATE)]

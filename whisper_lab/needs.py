@@ -1,0 +1,77 @@
+"""What a script needs to run elsewhere: the modules of whisper_lab that it reaches and the lines of requirements.txt,
+found in its imports, those inside functions too."""
+
+import ast
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+
+from . import LabError
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "whisper_lab"
+
+
+def imports(script: Path) -> tuple[set[Path], set[str]]:
+    """The modules of whisper_lab that `script` reaches, and the names of the other packages that it and they import."""
+    start = PACKAGE / "__init__.py"
+    modules, packages, queue = {start}, set(), [script, start]
+    while queue:
+        names = []
+        for node in ast.walk(ast.parse(queue.pop().read_bytes())):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):  # the package has no subpackages: what is relative is whisper_lab's
+                parts = ["whisper_lab"] * bool(node.level) + [node.module] * bool(node.module)
+                names += [".".join([*parts, alias.name]) for alias in node.names]
+        for top, _, rest in (name.partition(".") for name in names):
+            module = PACKAGE / f"{rest.partition('.')[0]}.py"
+            if top != "whisper_lab":
+                packages.add(top)
+            elif module.is_file() and module not in modules:
+                modules.add(module)
+                queue.append(module)
+    return modules, packages - sys.stdlib_module_names
+
+
+def pins() -> dict[str, str]:
+    """The lines of the project's requirements.txt, by the name of what they pin."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return {_plain(found[0]): line for line in lines if (found := re.match(r"\w[\w.-]*", line))}
+
+
+def requirements(packages: set[str]) -> list[str]:
+    """Those lines of requirements.txt that bring `packages` (named as they are imported), or pin what these bring.
+
+    Raises LabError for a package that no line brings.
+    """
+    lines, provided = pins(), importlib.metadata.packages_distributions()
+    origins = {package: {_plain(name) for name in provided.get(package, [package])} for package in packages}
+    brought = installed_by([line for name, line in lines.items() if any(name in names for names in origins.values())])
+    if missing := sorted(package for package, names in origins.items() if not names & brought):
+        raise LabError(f"no line of requirements.txt brings {', '.join(missing)}, which the page imports; add one")
+    return [line for name, line in lines.items() if name in brought]
+
+
+def installed_by(lines: list[str]) -> set[str]:
+    """Names of the distributions that pip installs for these lines, going by what is installed here."""
+    from packaging.requirements import Requirement
+
+    found, queue = set(), [Requirement(line.partition("#")[0]) for line in lines]
+    while queue:
+        wanted = queue.pop()
+        for extra in {"", *wanted.extras}:
+            if (key := (_plain(wanted.name), extra)) not in found:
+                found.add(key)
+                try:
+                    theirs = map(Requirement, importlib.metadata.requires(wanted.name) or ())
+                except importlib.metadata.PackageNotFoundError:
+                    continue
+                queue += [one for one in theirs if not one.marker or one.marker.evaluate({"extra": extra})]
+    return {name for name, _ in found}
+
+
+def _plain(name: str) -> str:
+    """Names of packages are the same in any case, and with - _ or . between words."""
+    return re.sub(r"[-_.]+", "-", name).lower()
