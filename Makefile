@@ -19,6 +19,9 @@ test: $(READY)   ## everything that can fail, without the internet once set up (
 bench: $(READY)  ## every claim of speed or size against the peer it is claimed over, in one run each
 	for script in benchmarks/*.py; do $(RUN) $$script || exit 1; done
 
+space: $(READY)  ## a page as a folder to push to Hugging Face Spaces: make space MODEL=… PAGE=app.py REVISION=…
+	$(RUN) -m whisper_lab.space --model $(or $(MODEL),models/sample) --page $(or $(PAGE),app.py) $(if $(REVISION),--revision $(REVISION))
+
 sample: $(READY) ## make the sample corpus anew (needs espeak-ng)
 	$(RUN) sample/make.py
 
@@ -36,4 +39,4 @@ $(READY): requirements.txt tests/requirements.txt
 	@$(RUN) -m pip install -q --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
 	@rm -f $(VENV)/.ready-*; touch $@
 
-.PHONY: help demo test bench sample clean
+.PHONY: help demo test bench space sample clean

@@ -39,14 +39,14 @@ class CTranslate2:
 
     name = "ctranslate2"
 
-    def __init__(self, folder: Path, device: str, threads: int):
+    def __init__(self, folder: Path, device: str, threads: int, precision: str | None = None):
         import ctranslate2
         import torch
 
         torch.set_num_threads(1)  # the front-end's; torch's waiting threads would take the cores from CTranslate2's
         if device == "auto":
             device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
-        self.precision = "float16" if device == "cuda" else "int8"
+        self.precision = precision or ("float16" if device == "cuda" else "int8")
         converted = convert(folder, self.precision)
         self.model = ctranslate2.models.Whisper(
             str(converted), device=device, compute_type=self.precision, intra_threads=threads

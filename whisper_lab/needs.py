@@ -5,6 +5,7 @@ import ast
 import importlib.metadata
 import re
 import sys
+from collections.abc import Set
 from pathlib import Path
 
 from . import LabError
@@ -44,21 +45,28 @@ def pins() -> dict[str, str]:
 def requirements(packages: set[str]) -> list[str]:
     """Those lines of requirements.txt that bring `packages` (named as they are imported), or pin what these bring.
 
+    What an imported package lists as its extra "default" counts too: yt-dlp looks for yt-dlp-ejs by itself.
     Raises LabError for a package that no line brings.
     """
     lines, provided = pins(), importlib.metadata.packages_distributions()
     origins = {package: {_plain(name) for name in provided.get(package, [package])} for package in packages}
-    brought = installed_by([line for name, line in lines.items() if any(name in names for names in origins.values())])
+    direct = [line for name, line in lines.items() if any(name in names for names in origins.values())]
+    brought, along = installed_by(direct), installed_by(direct, {"default"})
     if missing := sorted(package for package, names in origins.items() if not names & brought):
         raise LabError(f"no line of requirements.txt brings {', '.join(missing)}, which the page imports; add one")
-    return [line for name, line in lines.items() if name in brought]
+    return [line for name, line in lines.items() if name in along]
 
 
-def installed_by(lines: list[str]) -> set[str]:
-    """Names of the distributions that pip installs for these lines, going by what is installed here."""
+def installed_by(lines: list[str], extras: Set[str] = frozenset()) -> set[str]:
+    """Names of the distributions that pip installs for these lines, going by what is installed here.
+
+    `extras` are asked for beside those that the lines name.
+    """
     from packaging.requirements import Requirement
 
     found, queue = set(), [Requirement(line.partition("#")[0]) for line in lines]
+    for wanted in queue:
+        wanted.extras |= extras
     while queue:
         wanted = queue.pop()
         for extra in {"", *wanted.extras}:

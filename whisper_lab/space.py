@@ -24,7 +24,7 @@ from .needs import PACKAGE, ROOT
 
 PAGES = {  # script: the Space's title, its emoji, what a visitor does there
     "app.py": ("A Swedish Whisper", "🎤", "Speak, or upload a recording or a film, and read what was said."),
-    "app_youtube.py": ("A Swedish Whisper for films", "🎬", "Link to a film on YouTube, or upload one, and read it."),
+    "app_youtube.py": ("A Swedish Whisper for films", "🎬", "Paste a link to a film, or upload one, and read it."),
 }
 NOTE = "space.json"  # tells the page its model, and this script which folders it made
 BUNDLED = "model"  # the folder of a space with the model's files
@@ -32,7 +32,7 @@ SERVED = "config generation_config preprocessor_config processor_config tokenize
 SERVED = (*(f"{name}.json" for name in SERVED.split()), "merges.txt", "*.safetensors*")
 ATTRIBUTES = "".join(f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in ("mp3", "safetensors"))
 CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu"  # PyPI's torch brings gigabytes of CUDA
-ROBOTS = "\nYouTube often refuses hosted machines as robots: this page belongs at home. Uploading works anywhere.\n"
+ROBOTS = "\nYouTube often refuses hosted machines as robots: this page belongs at home. Uploading works here too.\n"
 MOST_BYTES = 10**9  # beyond, the Hub says "Repository storage limit reached (Max: 1 GB)"
 
 

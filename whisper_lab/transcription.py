@@ -181,7 +181,7 @@ class Transcriber:
         if times is None:
             yield Segment(begin, end, text)
             return
-        words = self._words(decoded.tokens, begin + np.minimum(times, end - begin))
+        words = self._words(decoded.tokens, _in_speech(begin + np.minimum(times, end - begin), window.speech))
         first = 0
         for i, word in enumerate(words):
             follows = words[i + 1] if i + 1 < len(words) else None
@@ -218,6 +218,15 @@ class Transcriber:
             "windows": "30 s" if self.lengths == [FRAMES] else ", ".join(f"{n / 100:g}" for n in self.lengths) + " s",
             "versions": {name: importlib.metadata.version(name) for name in libraries},
         }
+
+
+def _in_speech(times: np.ndarray, speech: list[tuple[float, float]]) -> np.ndarray:
+    """Ascending times of tokens, those within a silence moved to the speech after it: attention says badly where in a
+    silence a word begins."""
+    starts, ends = np.array(speech).T
+    after = np.searchsorted(ends, times)  # the first stretch that has not ended
+    moved = np.maximum(times, starts[np.minimum(after, len(starts) - 1)])
+    return np.minimum(moved, ends[-1])
 
 
 def shifted(segment: Segment, seconds: float) -> Segment:

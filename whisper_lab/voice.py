@@ -11,9 +11,11 @@ import numpy as np
 from .audio import SAMPLE_RATE
 
 FRAME = 512  # samples: what the model takes at a time, 32 ms
+SECONDS = FRAME / SAMPLE_RATE
 CONTEXT = 64  # samples of the frame before, which it wants to see too
 SPEECH, QUIET = 0.5, 0.35  # probabilities at which speech begins, and below which it ends: Silero's own
 PAUSE = 0.3  # seconds of quiet that end a stretch of speech
+WHOLE = 2.0  # seconds of quiet that belong to a clip
 SHORTEST = 0.1  # seconds: clicks are shorter than any word
 
 
@@ -58,6 +60,7 @@ class Window:
 
     start: int
     samples: np.ndarray  # (samples,) float32, 16 kHz
+    speech: list[tuple[float, float]]  # where in the recording there is speech in it, in seconds
 
     @property
     def seconds(self) -> tuple[float, float]:
@@ -86,7 +89,7 @@ def windows(blocks: Iterable[np.ndarray], longest: float, margin: float = 0.3) -
 
     Windows are contiguous sound with up to `margin` seconds of quiet at each end; they are cut in the longest pause of
     their later half or, where nobody pauses, where speech is least likely. A recording whose speech fits one window is
-    one window, with up to a second of quiet at its ends: the clip as it was, as training and its scores read it.
+    one window, with up to `WHOLE` seconds of quiet at its ends: the clip as it was, as training and its scores read it.
     """
     detector, limit = Detector(), int(longest * SAMPLE_RATE) // FRAME
     kept, probabilities, first = np.zeros(0, np.float32), np.zeros(0, np.float32), 0  # not given out yet; in frames
@@ -102,17 +105,18 @@ def windows(blocks: Iterable[np.ndarray], longest: float, margin: float = 0.3) -
             edge = min(round(margin * SAMPLE_RATE / FRAME), limit // 8)
             spare = limit - (speech[-1][1] - speech[0][0])
             if last and not started and spare > 2 * edge:
-                edge = min(spare // 2, SAMPLE_RATE // FRAME)
+                edge = min(spare // 2, round(WHOLE * SAMPLE_RATE / FRAME))
             begin = max(0, speech[0][0] - edge)
-            if not last and probabilities.size < begin + limit + edge:
+            if not last and probabilities.size < begin + limit + edge + round(PAUSE * SAMPLE_RATE / FRAME):
                 drop = begin
                 break
             end, after = _cut(speech, probabilities, begin, limit, edge)
-            yield Window((first + begin) * FRAME, kept[begin * FRAME : end * FRAME])
+            held = [((first + a) * SECONDS, (first + min(b, end)) * SECONDS) for a, b in speech if a < end]
+            yield Window((first + begin) * FRAME, kept[begin * FRAME : end * FRAME], held)
             started = True
             kept, probabilities, first = kept[after * FRAME :], probabilities[after:], first + after
         if not started and not last:  # the quiet before the first word may belong to its window
-            drop = max(0, drop - round(SAMPLE_RATE / FRAME))
+            drop = max(0, drop - round(WHOLE * SAMPLE_RATE / FRAME))
         kept, probabilities, first = kept[drop * FRAME :], probabilities[drop:], first + drop
 
 
@@ -120,7 +124,7 @@ def _cut(speech, probabilities, begin: int, limit: int, edge: int) -> tuple[int,
     """Where a window that starts at frame `begin` ends, and where the search for the next one starts."""
     inside = [stretch for stretch in speech if stretch[1] + edge <= begin + limit]
     if len(inside) == len(speech):  # all there is
-        return min(probabilities.size, speech[-1][1] + edge), probabilities.size
+        return (end := min(probabilities.size, speech[-1][1] + edge)), end
     pauses = [
         (after[0] - before[1], before[1], after[0])
         for before, after in zip(speech, speech[1:])

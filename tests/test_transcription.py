@@ -1,0 +1,229 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from whisper_lab import LabError, audio, backends, checkpoint, corpus, evaluation, files, scoring
+from whisper_lab.audio import SAMPLE_RATE
+from whisper_lab.decoding import Decoding
+from whisper_lab.features import FRAMES, FrontEnd
+from whisper_lab.transcription import Cancelled, Progress, Transcriber
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return corpus.read("sample", "sv-SE", ["test"], limit=4).splits["test"]
+
+
+@pytest.fixture(scope="module")
+def sounds(clips) -> list[np.ndarray]:
+    return [audio.read(clip.path) for clip in clips]
+
+
+@pytest.fixture(scope="module")
+def base() -> Transcriber:
+    return Transcriber("sample")
+
+
+@pytest.fixture(scope="module")
+def base_in_transformers() -> Transcriber:
+    return Transcriber("sample", "transformers")
+
+
+@pytest.fixture
+def short(tiny, tmp_path, monkeypatch) -> Transcriber:
+    """A model that says it learnt windows of 3 and 6 s."""
+    monkeypatch.setenv("WHISPER_LAB_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "short"
+    shutil.copytree(tiny, folder)
+    config = files.read_json(folder / "config.json") | {"trained_windows": [300, 600, FRAMES]}
+    files.write_json(folder / "config.json", config)
+    return Transcriber(str(folder))
+
+
+def test_both_engines_write_the_same(base_in_transformers, sounds):
+    """The same weights in float32; what int8 costs is measured by benchmarks/transcription.py."""
+    exact = Transcriber("sample")
+    exact.backend = backends.CTranslate2(exact.folder, "cpu", 2, precision="float32")
+    texts = [(exact.text(sound), base_in_transformers.text(sound)) for sound in sounds]
+    ours, theirs = zip(*texts)
+    assert all(ours) and scoring.scores(list(theirs), list(ours))["wer_normalised"].value <= 1
+
+
+def test_the_terminal_reads_what_the_scores_read(base_in_transformers, clips, sounds):
+    """evaluation.transcribe, of training-pipeline.py, over the same clips."""
+    from whisper_lab.batches import Collator
+
+    class Split:
+        rows = [
+            {"id": clip.path, "sentence": clip.sentence, "features": FrontEnd().log_mel(sound), "labels": [1] * 5}
+            for clip, sound in zip(clips, sounds)
+        ]
+
+        def __len__(self):
+            return len(self.rows)
+
+        def __getitem__(self, i):
+            return self.rows[i]
+
+        def column(self, name):
+            return [row["features"].shape[1] if name == "frames" else row[name] for row in self.rows]
+
+    t = base_in_transformers
+    token = t.tokenizer.convert_tokens_to_ids
+    heard = evaluation.transcribe(
+        t.backend.model,
+        Split(),
+        t.tokenizer,
+        Collator(token("<|startoftranscript|>"), token("<|endoftext|>")),
+        checkpoint.prompt_ids(t.tokenizer, "sv"),
+        [FRAMES],
+        3,
+        "scores",
+    )
+    assert heard.texts == [t.text(sound) for sound in sounds]
+
+
+def widths(transcriber, sound) -> list[int]:
+    """The frames of every window that the engine is given."""
+    given, encode = [], transcriber.backend.encode
+    transcriber.backend.encode = lambda features: given.append(features.shape[-1]) or encode(features)
+    try:
+        list(transcriber.segments(sound))
+    finally:
+        transcriber.backend.encode = encode
+    return given
+
+
+def test_only_a_model_that_learnt_short_windows_is_given_them(base, short, sounds):
+    assert base.lengths == [FRAMES] and widths(base, sounds[0]) == [FRAMES]
+    first = widths(short, sounds[0])[0]
+    frames = FrontEnd().log_mel(sounds[0]).shape[1]
+    assert first == (300 if frames <= 300 else 600)
+    assert short.longest == 6 and base.longest == 30
+
+
+@pytest.mark.parametrize("engine", backends.NAMES)
+def test_words_have_times_in_order_that_fit_what_is_said(engine, base, base_in_transformers, clips, sounds):
+    transcriber = base if engine == "ctranslate2" else base_in_transformers
+    pause = np.zeros(2 * SAMPLE_RATE, np.float32)
+    segments = list(transcriber.segments(np.concatenate([pause, sounds[0], pause, sounds[1]]), words=True))
+    words = [word for segment in segments for word in segment.words]
+    assert len(words) > 5 and all(word.text == word.text.strip() for word in words)
+    assert all(word.start <= word.end for word in words)
+    assert all(a.end <= b.start + 1e-6 for a, b in zip(words, words[1:]))
+    assert 1.8 < words[0].start < 3 and words[-1].end < 4.1 + (sounds[0].size + sounds[1].size) / SAMPLE_RATE
+    middle = 2 + sounds[0].size / SAMPLE_RATE
+    assert not [word for word in words if middle + 0.3 < word.start < middle + 1.5]
+    for segment in segments:
+        assert segment.text == " ".join(word.text for word in segment.words)
+
+
+def test_a_part_of_a_recording_keeps_its_own_times(base, clips, sounds):
+    length = sounds[0].size / SAMPLE_RATE
+    whole = np.concatenate([sounds[0], np.zeros(SAMPLE_RATE, np.float32), sounds[1]])
+    (segment,) = base.segments(whole, start=length + 0.5)
+    assert segment.text == base.text(whole[int((length + 0.5) * SAMPLE_RATE) :])
+    assert segment.start >= length + 0.5 - 1e-6
+
+
+def test_a_file_and_its_samples_give_the_same(base, clips, sounds):
+    assert [s.text for s in base.segments(clips[0].path)] == [base.text(sounds[0])]
+
+
+def noises() -> dict[str, np.ndarray]:
+    """Twelve seconds each of what is not speech."""
+    rng, t = np.random.default_rng(0), np.arange(12 * SAMPLE_RATE) / SAMPLE_RATE
+    spectrum = np.fft.rfft(rng.standard_normal(t.size))
+    spectrum[1:] /= np.sqrt(np.arange(1, spectrum.size))
+    pink = np.fft.irfft(spectrum)
+
+    def notes(pitches, seconds, overtones):
+        tune = []
+        for pitch in pitches:
+            n = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+            tones = (a * np.sin(2 * np.pi * pitch * (k + 1) * n) for k, a in enumerate(overtones))
+            tune.append(sum(tones) * np.minimum(1, n / 0.02) * np.exp(-2 * n))
+        return np.resize(np.concatenate(tune), t.size)
+
+    scale = [261.6, 293.7, 329.6, 392.0, 440.0, 523.3]
+    tune = notes(rng.choice(scale, 30), 0.4, (1, 0.5, 0.25, 0.12))
+    chords = notes(rng.choice([130.8, 174.6, 196.0], 8), 1.6, (1, 0.7, 0.5, 0.3))
+    sounds = {
+        "silence": 0 * t,
+        "faint hiss": 1e-3 * rng.standard_normal(t.size),
+        "white noise": 0.1 * rng.standard_normal(t.size),
+        "pink noise": 0.3 * pink / np.abs(pink).max(),
+        "a tone": 0.3 * np.sin(2 * np.pi * 440 * t),
+        "ringing": 0.3 * np.sin(2 * np.pi * 425 * t) * (t % 5 < 1),
+        "keys": 0.2 * (np.sin(2 * np.pi * 697 * t) + np.sin(2 * np.pi * 1209 * t)) * (t % 1 < 0.5),
+        "a sweep": 0.3 * np.sin(2 * np.pi * (100 * t + 150 * t * t)),
+        "clicks": 0.8 * (np.arange(t.size) % 8_000 == 0),
+        "hold music": 0.3 * (tune + 0.7 * chords) / np.abs(tune + 0.7 * chords).max(),
+    }
+    return {name: sound.astype(np.float32) for name, sound in sounds.items()}
+
+
+NOISES = noises()
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_nothing_is_invented(base, name):
+    assert list(base.segments(NOISES[name])) == []
+
+
+def test_music_before_and_after_adds_no_words(base, clips, sounds):
+    said = clips[0].sentence.split()
+    music, pause = NOISES["hold music"], np.zeros(SAMPLE_RATE, np.float32)
+    among = base.text(np.concatenate([music, pause, sounds[0], pause, music])).split()
+    assert 0 < len(among) <= len(said) + 1
+
+
+def test_segments_come_out_before_all_is_read_and_it_can_be_cancelled(short, sounds):
+    talk = np.concatenate([np.pad(sound, (0, SAMPLE_RATE)) for sound in sounds * 12])
+    progress, seen, stop = Progress(), [], []
+    found = short.segments(talk, progress=progress, cancelled=lambda: bool(stop))
+    next(found)
+    assert 0 < progress.done < progress.total == talk.size / SAMPLE_RATE
+    seen.append(progress.done)
+    stop.append(True)
+    with pytest.raises(Cancelled):
+        list(found)
+    assert progress.done < progress.total
+
+
+def test_expected_words_are_given_as_if_just_said(base):
+    ids = base.prompt(Decoding(prompt="Skövde, Örebro"))
+    assert base.tokenizer.decode(ids) == (
+        "<|startofprev|> Skövde, Örebro<|startoftranscript|><|sv|><|transcribe|><|notimestamps|>"
+    )
+    assert len(base.prompt(Decoding(prompt="ord " * 1_000))) == 448 // 2 + 4
+    assert base.prompt(Decoding("en", "translate"))[1:3] == base.tokenizer.convert_tokens_to_ids(
+        ["<|en|>", "<|translate|>"]
+    )
+
+
+def test_options_change_what_is_read_in_both_engines(base, base_in_transformers, sounds):
+    for transcriber in (base, base_in_transformers):
+        for decoding in (Decoding(beams=3), Decoding(fallback=True), Decoding(prompt="Skövde")):
+            assert transcriber.text(sounds[0], decoding)
+
+
+def test_a_model_is_converted_once_for_the_same_content(tiny, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("WHISPER_LAB_CACHE", str(tmp_path / "cache"))
+    one = backends.convert(tiny, "int8")
+    capfd.readouterr()
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny, copy)
+    assert backends.convert(copy, "int8") == one and not capfd.readouterr().err
+    settings = files.read_json(copy / "generation_config.json")
+    files.write_json(copy / "generation_config.json", settings | {"suppress_tokens": [1, 2]})
+    other = backends.convert(copy, "int8")
+    assert other != one and "Converting" in capfd.readouterr().err
+    assert files.read_json(other / "config.json")["suppress_ids"] == [1, 2]
+    assert backends.convert(one, "int8") == one  # a folder of CTranslate2's is taken as it is
+
+
+def test_wrong_names_are_said(tiny):
+    with pytest.raises(LabError, match="ctranslate2 or transformers"):
+        Transcriber(str(tiny), "onnx")
