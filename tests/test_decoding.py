@@ -30,16 +30,27 @@ def test_a_sentence_said_twice_is_doubted_but_not_cut():
     assert decoded(SENTENCE, ended=False).rambles and not decoded(SENTENCE).rambles
 
 
-def test_only_what_rambles_on_a_short_window_is_read_again():
+def test_only_what_is_in_doubt_is_searched_with_beams_and_only_what_rambles_still_is_read_at_30_s():
     asked = []
 
-    def again(indices):
-        asked.extend(indices)
-        return [decoded([100 + i]) for i in indices]
+    def with_beams(indices):
+        asked.append(("beams", indices))
+        return [decoded([100 + i], ended=i != 3) for i in indices]
 
-    short = [decoded([1]), decoded([5] * 40), decoded([2]), decoded([3], ended=False)]
-    assert [d.tokens for d in read_again(short, 300, again)] == [[1], [101], [2], [103]] and asked == [1, 3]
-    assert read_again(short, 3_000, again) == short and asked == [1, 3]
+    def at_30_s(indices):
+        asked.append(("30 s", indices))
+        return [decoded([200 + i]) for i in indices]
+
+    sure = decoded([1], logprob=-0.1)
+    greedy = [sure, decoded([5] * 40, logprob=-0.1), decoded([2], logprob=-0.5), decoded([3], ended=False), sure]
+    read = read_again(greedy, 300, 5, with_beams, at_30_s)
+    assert [d.tokens for d in read] == [[1], [101], [102], [203], [1]]
+    assert asked == [("beams", [1, 2, 3]), ("30 s", [3])]
+    asked.clear()
+    assert [d.tokens for d in read_again(greedy, 3_000, 5, with_beams, at_30_s)][3] == [103] and len(asked) == 1
+    asked.clear()
+    assert [d.tokens[0] for d in read_again(greedy, 300, 1, with_beams, at_30_s)] == [1, 201, 2, 203, 1]
+    assert asked == [("30 s", [1, 3])]
 
 
 def test_the_limit_leaves_room_for_fast_speech_and_stays_within_whispers_positions():

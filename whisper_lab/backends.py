@@ -58,6 +58,16 @@ class CTranslate2:
         """(batch, mels, frames) float32 → what `decode` and `align` take."""
         return self.model.encode(self._view(np.ascontiguousarray(features)))
 
+    def select(self, encoded, chosen: list[int]):
+        """Those of a batch that are `chosen`."""
+        if len(chosen) == encoded.shape[0]:
+            return encoded
+        if self.device == "cuda":
+            import ctranslate2
+
+            encoded = encoded.to_device(ctranslate2.Device.cpu)
+        return self._view(np.ascontiguousarray(np.asarray(encoded)[chosen]))
+
     def decode(
         self, encoded, prompt: list[int], limit: int, beams: int = 1, temperature: float = 0, forced: Sequence[int] = ()
     ) -> list[Decoded]:
@@ -172,6 +182,10 @@ class Transformers:
         with self._one_at_a_time, torch.inference_mode():
             return self.model.get_encoder()(torch.from_numpy(features).to(self.device, self.model.dtype))
 
+    def select(self, encoded, chosen: list[int]):
+        """As CTranslate2's."""
+        return type(encoded)(last_hidden_state=encoded.last_hidden_state[chosen])
+
     def decode(
         self, encoded, prompt: list[int], limit: int, beams: int = 1, temperature: float = 0, forced: Sequence[int] = ()
     ) -> list[Decoded]:
@@ -203,7 +217,7 @@ class Transformers:
         for i, (text, count) in enumerate(zip(texts, frames)):
             ids = torch.tensor([start + end + text + [self.model.config.eos_token_id]], device=self.device)
             with self._one_at_a_time, torch.inference_mode(), _eager(self.model):
-                one = type(encoded)(last_hidden_state=encoded.last_hidden_state[i : i + 1])
+                one = self.select(encoded, [i])
                 attention = self.model(
                     encoder_outputs=one, decoder_input_ids=ids, output_attentions=True
                 ).cross_attentions

@@ -10,17 +10,18 @@ from .features import FRAMES
 MAX_NEW_TOKENS = 224  # half of Whisper's positions, as in openai/whisper; 30 s of fast Swedish is about 150
 LOOP = 12  # tokens of repetition that nobody says: "nej, nej, nej" is below it
 FALLBACK = (0.2, 0.4, 0.6, 0.8, 1.0)  # openai/whisper's temperatures after a greedy attempt that failed
+DOUBT = -0.2  # mean log probability a token; where the greedy text is above, beams seldom find a better one
 UNSURE = -1.0  # mean log probability a token, below which openai/whisper does not trust a text
 NO_SPEECH = 0.6  # probability of <|nospeech|> above which openai/whisper believes it, if the text is unsure too
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """Options of decoding. Greedy by default: the same text every time, and what the scores were measured with."""
+    """Options of decoding. By default the same sound gives the same text every time: nothing is sampled."""
 
     language: str = "sv"
     task: str = "transcribe"  # or translate, into English
-    beams: int = 1
+    beams: int = 5  # to search for a better text where the greedy one is in doubt; 1: greedy throughout
     fallback: bool = False  # sample at rising temperatures where a text loops or is unsure
     prompt: str = ""  # names and words to expect; given to the decoder as if it had just been said
 
@@ -48,6 +49,11 @@ class Decoded:
     def rambles(self) -> bool:
         """The decoder repeats itself, even if only once, or did not find an end."""
         return not self.ended or loop(self.tokens, copies=2) is not None
+
+    @property
+    def doubtful(self) -> bool:
+        """Worth a search with beams."""
+        return self.rambles or self.logprob < DOUBT
 
     @property
     def unsure(self) -> bool:
@@ -82,13 +88,17 @@ def unlooped(tokens: list[int]) -> list[int]:
     return tokens[: loop(tokens)]
 
 
-def read_again(short: list[Decoded], frames: int, again) -> list[Decoded]:
-    """What rambles on windows of `frames` is read once more at 30 s, Whisper's own length, where it finds the end.
+def read_again(greedy: list[Decoded], frames: int, beams: int, with_beams, at_30_s) -> list[Decoded]:
+    """What is in doubt on windows of `frames` is read once more with `beams`, and what rambles even then at 30 s,
+    Whisper's own length, where it finds the end.
 
-    `again(indices)` decodes those of the batch at `FRAMES`.
+    `with_beams(indices)` and `at_30_s(indices)` decode those of the batch, on the same windows and at `FRAMES`.
     """
-    failed = [i for i, decoded in enumerate(short) if decoded.rambles] if frames < FRAMES else []
-    result = list(short)
-    for i, decoded in zip(failed, again(failed) if failed else ()):
-        result[i] = decoded
-    return result
+    read = list(greedy)
+    doubtful = [i for i, one in enumerate(read) if one.doubtful] if beams > 1 else []
+    for i, one in zip(doubtful, with_beams(doubtful) if doubtful else ()):
+        read[i] = one
+    rambling = [i for i, one in enumerate(read) if one.rambles] if frames < FRAMES else []
+    for i, one in zip(rambling, at_30_s(rambling) if rambling else ()):
+        read[i] = one
+    return read

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from . import scoring
 from .batches import Collator, Windowed, by_length
-from .decoding import Decoded, read_again, token_limit, unlooped
+from .decoding import DEFAULT, Decoded, read_again, token_limit, unlooped
 from .features import FRAMES, pad
 from .windows import decode
 
@@ -32,10 +32,11 @@ class Hypotheses:
 def transcribe(
     model, split, tokenizer, collator: Collator, prompt: list[int], lengths: Sequence[int], batch_size: int, title: str
 ) -> Hypotheses:
-    """Greedy hypotheses of every clip in `split`, at the shortest of the window `lengths` (in frames) that holds it.
+    """The hypotheses of every clip in `split`, at the shortest of the window `lengths` (in frames) that holds it.
 
     Clips are sorted by length, so that a batch ends when its last clip does and all of its clips do about together;
-    each is encoded once, for the loss and for the text. What rambles is read again at 30 s, as it is when served.
+    each is encoded once, for the loss and for the text. What is in doubt is read with beams, and what
+    rambles at 30 s, as it is when the model is served.
     """
     was_training = model.training
     model.eval()
@@ -49,8 +50,13 @@ def transcribe(
                 encoded = model.get_encoder()(inputs.pop("input_features"))
                 logits = model(encoder_outputs=encoded, decoder_input_ids=inputs["decoder_input_ids"]).logits
                 frames = batch[0][1]
-                read = decode(model, encoded, prompt, token_limit(frames))
-                read = read_again(read, frames, partial(_at_30_s, model, split, prompt, [i for i, _ in batch]))
+                read = read_again(
+                    decode(model, encoded, prompt, token_limit(frames)),
+                    frames,
+                    DEFAULT.beams,
+                    partial(_with_beams, model, encoded, prompt, frames),
+                    partial(_at_30_s, model, split, prompt, [i for i, _ in batch]),
+                )
             labels = inputs["labels"]
             losses += torch.nn.functional.cross_entropy(
                 logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
@@ -64,11 +70,17 @@ def transcribe(
     return Hypotheses(split.column("id"), split.column("sentence"), texts, losses / max(tokens, 1))
 
 
+def _with_beams(model, encoded, prompt: list[int], frames: int, chosen: list[int]) -> list[Decoded]:
+    """The `chosen` of a batch, read with beams."""
+    some = type(encoded)(last_hidden_state=encoded.last_hidden_state[chosen])
+    return decode(model, some, prompt, token_limit(frames), DEFAULT.beams)
+
+
 def _at_30_s(model, split, prompt: list[int], batch: list[int], chosen: list[int]) -> list[Decoded]:
     """The `chosen` of a `batch` of clips, read at 30 s windows."""
     features = np.stack([pad(split[batch[i]]["features"], FRAMES) for i in chosen])
     encoded = model.get_encoder()(torch.from_numpy(features).to(model.device))
-    return decode(model, encoded, prompt, token_limit(FRAMES))
+    return decode(model, encoded, prompt, token_limit(FRAMES), DEFAULT.beams)
 
 
 def autocast(device: torch.device) -> torch.autocast:

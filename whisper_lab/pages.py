@@ -17,7 +17,7 @@ import gradio as gr
 import numpy as np
 
 from . import LabError, audio, captions, terminal, texts
-from .decoding import Decoding
+from .decoding import DEFAULT, Decoding
 from .transcription import Cancelled, Progress, Transcriber
 from .views import clock, failed, note, plain, result, short, side_by_side, text_of, working
 
@@ -184,7 +184,7 @@ def options_panel(transcriber: Transcriber) -> list:
                 label=words("task"),
             )
         with gr.Row():
-            beams = gr.Slider(1, 10, value=1, step=1, label=words("beams"), info=words("beams_info"))
+            beams = gr.Slider(1, 10, value=DEFAULT.beams, step=1, label=words("beams"), info=words("beams_info"))
             prompt = gr.Textbox(label=words("prompt"), info=words("prompt_info"), max_lines=2)
         fallback = gr.Checkbox(label=words("fallback"))
     return [spoken, task, beams, fallback, prompt]

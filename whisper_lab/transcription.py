@@ -130,15 +130,19 @@ class Transcriber:
 
     def _read_batch(self, mels: list[np.ndarray], frames: int, decoding: Decoding, prompt, words: bool):
         encoded = self.backend.encode(np.stack([pad(mel, frames) for mel in mels]))
-        read = self.backend.decode(encoded, prompt, token_limit(frames), decoding.beams)
         at_30_s: dict[int, object] = {}  # what was encoded again
+
+        def with_beams(chosen: list[int]) -> list[Decoded]:
+            some = self.backend.select(encoded, chosen)
+            return self.backend.decode(some, prompt, token_limit(frames), decoding.beams)
 
         def again(chosen: list[int]) -> list[Decoded]:
             for i in chosen:
                 at_30_s[i] = self.backend.encode(pad(mels[i], FRAMES)[None])
             return [self.backend.decode(at_30_s[i], prompt, token_limit(FRAMES), decoding.beams)[0] for i in chosen]
 
-        read = read_again(read, frames, again)
+        greedy = self.backend.decode(encoded, prompt, token_limit(frames))
+        read = read_again(greedy, frames, decoding.beams, with_beams, again)
         if decoding.fallback:
             read = [
                 self._warmer(one, lambda i=i: at_30_s.get(i) or self.backend.encode(pad(mels[i], FRAMES)[None]), prompt)

@@ -73,6 +73,7 @@ def decode(model, encoded, prompt: list[int], limit: int, beams: int = 1, temper
         max_length=len(prompt) + limit,
         return_timestamps=False,
         num_beams=1 if temperature else beams,
+        early_stopping=beams > 1 and not temperature,  # with as many texts as beams, as CTranslate2
         do_sample=temperature > 0,
         temperature=temperature or None,
         use_cache=True,
