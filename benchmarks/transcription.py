@@ -174,12 +174,12 @@ def main() -> None:
     tables = {s: counts(said, [normalise(text) for text in f["texts"]], "word") for s, f in found.items()}
     print(f"{args.model}, {args.threads} threads. A clip of 4 s ({found['ours']['clips']} clips):\n{head}")
     for system, title in SHORT.items():
-        ratio = found[system]["seconds"] / found["ours"]["seconds"]
-        difference = "" if system == "ours" else paired(tables["ours"], tables[system])
-        print(
-            f"{title:50} {found[system]['seconds']:9.3f} {ratio:8.1f}×  {rate(tables[system]):20} {difference}",
-            flush=True,
-        )
+        seconds = found[system]["seconds"]
+        ratio, difference = seconds / found["ours"]["seconds"], ""
+        if system != "ours":
+            difference = paired(tables["ours"], tables[system])
+        print(f"{title:50} {seconds:9.3f} {ratio:8.1f}×  {rate(tables[system]):20} {difference}")
+    print(f"greedy to greedy: {found['faster-whisper-1']['seconds'] / found['ours-1']['seconds']:.1f}×", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         short, long = Path(folder) / "short.wav", Path(folder) / "long.wav"
         said = talk(args.minutes[0], short)
