@@ -197,7 +197,7 @@ def main() -> None:
         for system in ("ours", "batched"):
             peak = run(system, "long", args, str(long))
             print(
-                f"{args.minutes[1]:g} minutes, {LONG[system]}: {peak['seconds']:.0f} s, peak {peak['megabytes']:.0f} MB "
+                f"{args.minutes[1]:g} minutes, {LONG[system]}: {peak['seconds']:.0f} s, {peak['megabytes']:.0f} MB "
                 f"({peak['megabytes'] - found[system]['megabytes']:+.0f})"
             )
 

@@ -81,7 +81,13 @@ def decode(model, encoded, prompt: list[int], limit: int, beams: int = 1, temper
         output_scores=True,
     )
     start = torch.tensor([prompt] * len(encoded.last_hidden_state), device=model.device)
-    out = GenerationMixin.generate(model, encoder_outputs=encoded, decoder_input_ids=start, generation_config=settings)
+    out = GenerationMixin.generate(
+        model,
+        encoder_outputs=type(encoded)(last_hidden_state=encoded.last_hidden_state),  # for beams repeated in place
+        decoder_input_ids=start,
+        generation_config=settings,
+        past_key_values=_cache(model.config),
+    )
     scores = model.compute_transition_scores(
         out.sequences, out.scores, getattr(out, "beam_indices", None), normalize_logits=True
     )
@@ -92,3 +98,15 @@ def decode(model, encoded, prompt: list[int], limit: int, beams: int = 1, temper
         tokens = text[: text.index(end)] if ended else text
         result.append(Decoded(tokens, sum(steps[: len(tokens) + 1]) / (len(tokens) + 1), None, ended))
     return result
+
+
+def _cache(config):
+    """A cache whose part for the encoder's output stays where it is when beams change places: all beams of a window
+    look at the same sound, and moving it is most of a step's time."""
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    class Cache(EncoderDecoderCache):
+        def reorder_cache(self, beam_idx):
+            self.self_attention_cache.reorder_cache(beam_idx)
+
+    return Cache(DynamicCache(config=config), DynamicCache(config=config))
