@@ -52,8 +52,8 @@ class Decoded:
 
     @property
     def doubtful(self) -> bool:
-        """Worth a search with beams."""
-        return self.rambles or self.logprob < DOUBT
+        """Worth a search with beams: neither sure nor hopeless."""
+        return self.rambles or UNSURE < self.logprob < DOUBT
 
     @property
     def unsure(self) -> bool:

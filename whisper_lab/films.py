@@ -16,7 +16,6 @@ from .pages import READING, language, say, words
 def page(options) -> gr.Blocks:
     reader = pages.Reader(options)
     with gr.Blocks(title=words("title_film"), delete_cache=(600, 3_600)) as blocks:
-        film = gr.State(None, time_to_live=3_600)
         pages.heading("title_film", "lead_film", reader.transcriber)
         link = gr.Textbox(
             label=words("link"), placeholder="https://www.youtube.com/watch?v=…", max_lines=1, elem_id="link"
@@ -35,12 +34,11 @@ def page(options) -> gr.Blocks:
         def look(link: str, request: gr.Request):
             """The film's card as soon as the link is one; nothing is asked of YouTube before."""
             if not link.strip():
-                return None, ""
+                return ""
             try:
-                found = youtube.look(link, None, options.downloader)
+                return _card(youtube.look(link, None, options.downloader))
             except youtube.Refused as error:
-                return None, views.failed(texts.plain(error, language(request)))
-            return found, _card(found)
+                return views.failed(texts.plain(error, language(request)))
 
         @pages.guarded(outputs=2)
         def read_film(link, start, end, spoken, task, beams, fallback, prompt, request: gr.Request):
@@ -65,7 +63,7 @@ def page(options) -> gr.Blocks:
         ]
         cancel.click(reader.cancel, None, status, cancels=works, queue=False, api_visibility="private")
         link.change(
-            look, link, [film, card], show_progress_on=card, api_visibility="private", trigger_mode="always_last"
+            look, link, card, show_progress_on=card, api_visibility="private", trigger_mode="always_last"
         )
         _endpoint(reader, options, link, start, end, choices)
     return blocks

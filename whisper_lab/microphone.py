@@ -42,6 +42,9 @@ def page(options) -> tuple[gr.Blocks, list[Path]]:
             teaching.panel(Collection(options.collect), last)
         _check_panel(reader, last)
         pages.transcribe_endpoint(reader, choices)
+        for choice in choices:  # for recorder.js, which sends them along
+            keep = "(...values) => { window.labSettings = JSON.stringify(values); }"
+            choice.change(None, choices, None, js=keep, api_visibility="private")
 
         @pages.guarded(outputs=3)
         def read_spoken(spoken, task, beams, fallback, prompt, event: gr.EventData, request: gr.Request):
@@ -94,7 +97,6 @@ def _recorder(reader: pages.Reader, listeners: Listeners) -> gr.HTML:
         js_on_load=(WEB / "recorder.js").read_text(encoding="utf-8"),
         server_functions=[hear],
         words=texts.TEXTS,
-        settings="",
         elem_id="recorder",
     )
 

@@ -73,7 +73,7 @@ async function send(mine) {
     if (piece.length) {
       try {
         const reply = await server.hear({
-          key: mine.key, at: mine.sent, rate: mine.rate, samples: base64(piece), settings: props.settings,
+          key: mine.key, at: mine.sent, rate: mine.rate, samples: base64(piece), settings: window.labSettings || "",
         });
         if (reply.heard < mine.sent) mine.sent = fresh = 0; // the server knows nothing of it any more: all of it again
         while (mine.sent < reply.heard) mine.sent += mine.pieces[fresh++].length;
