@@ -62,9 +62,7 @@ def page(options) -> gr.Blocks:
             upload.upload(read_file, [upload, start, end, *choices], [status, result], **shown),
         ]
         cancel.click(reader.cancel, None, status, cancels=works, queue=False, api_visibility="private")
-        link.change(
-            look, link, card, show_progress_on=card, api_visibility="private", trigger_mode="always_last"
-        )
+        link.change(look, link, card, show_progress_on=card, api_visibility="private", trigger_mode="always_last")
         _endpoint(reader, options, link, start, end, choices)
     return blocks
 

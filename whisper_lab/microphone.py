@@ -71,7 +71,7 @@ def page(options) -> tuple[gr.Blocks, list[Path]]:
 
         shown = {"concurrency_id": READING, "api_visibility": "private", "show_progress_on": status}
         works = [
-            recorder.spoken(read_spoken, choices, [status, result, last], **shown),
+            recorder.spoken(read_spoken, choices, [status, result, last], trigger_mode="multiple", **shown),
             upload.upload(read_file, [upload, *choices], [status, result, last], **shown),
             show.click(read_example, choices, [status, result, last], **shown),
         ]

@@ -2,6 +2,7 @@
 
 import gradio as gr
 import numpy as np
+import soundfile
 
 from . import LabError, audio, texts
 from .collection import Collection
@@ -68,7 +69,10 @@ def panel(collection: Collection, last: gr.State) -> None:
 
     def heard(chosen: str | None, speaker: str):
         path = next((clip["path"] for clip in clips(speaker) if clip["id"] == chosen), None)
-        return None if path is None else str(path)
+        if path is None:
+            return None
+        samples, rate = soundfile.read(path, dtype="int16")
+        return rate, samples
 
     with gr.Accordion(words("teach"), open=False, elem_id="teach"):
         gr.Markdown(words("teach_lead"))
@@ -80,7 +84,6 @@ def panel(collection: Collection, last: gr.State) -> None:
                 max_lines=3,
                 scale=4,
                 elem_id="sentence",
-                value=lambda: collection.next_sentence(""),
             )
             another = gr.Button(words("another"), scale=1, min_width=120)
         reading = gr.Audio(sources=["microphone"], type="numpy", label=words("your_reading"), elem_id="reading")
@@ -94,6 +97,7 @@ def panel(collection: Collection, last: gr.State) -> None:
         listen = gr.Audio(label=words("listen"), interactive=False, type="filepath")
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    gr.on(None, lambda: collection.next_sentence(""), None, sentence, **quiet)
     another.click(collection.next_sentence, speaker, sentence, **quiet)
     speaker.change(listed, speaker, chosen, **quiet)
     save.click(keep_reading, [consent, speaker, sentence, reading], [status, chosen, sentence, reading], **quiet)

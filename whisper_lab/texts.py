@@ -244,6 +244,8 @@ def plain(error: Exception, language: str) -> str:
     reason, details = getattr(error, "reason", None), getattr(error, "details", {})
     if reason in ERRORS[language]:
         return ERRORS[language][reason].format(**details)
+    if reason in TEXTS[language]:
+        return TEXTS[language][reason].format(**details)
     text = str(error) or repr(error)
     if not isinstance(error, LabError):
         text = f"{TEXTS[language]['wrong']}: {text}"

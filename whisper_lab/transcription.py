@@ -88,12 +88,12 @@ class Transcriber:
         progress.total = total
         prompt = self.prompt(decoding)
         found = voice.windows(_until(blocks, cancelled), self.longest)
-        ahead = BATCH  # few at first, so that text appears soon
+        ahead = 1  # few at first, so that text appears soon
         while group := list(islice(found, ahead)):
             for window, result in zip(group, self._read(group, decoding, prompt, words, cancelled)):
                 progress.done = window.seconds[1]
                 yield from (shifted(one, start) for one in self._segments_of(window, *result))
-            ahead = AHEAD
+            ahead = min(4 * ahead, AHEAD)
         progress.done = progress.total = progress.total or progress.done
 
     def text(self, samples: np.ndarray, decoding: Decoding = DEFAULT) -> str:
@@ -185,7 +185,7 @@ class Transcriber:
         if times is None:
             yield Segment(begin, end, text)
             return
-        words = self._words(decoded.tokens, _in_speech(begin + np.minimum(times, end - begin), window.speech))
+        words = self._words(decoded.tokens, *_in_speech(begin + np.minimum(times, end - begin), window.speech))
         first = 0
         for i, word in enumerate(words):
             follows = words[i + 1] if i + 1 < len(words) else None
@@ -200,10 +200,11 @@ class Transcriber:
         starts = [i for i, piece in enumerate(pieces) if i == 0 or piece.startswith("Ġ")] + [len(tokens)]
         return [tokens[a:b] for a, b in zip(starts, starts[1:])]
 
-    def _words(self, tokens: list[int], times: np.ndarray) -> list[Word]:
+    def _words(self, tokens: list[int], starts: np.ndarray, ends: np.ndarray) -> list[Word]:
         words, at = [], 0
         for piece in self.words_of(tokens):
-            start, end = float(times[at]), float(times[at := at + len(piece)])
+            start, end = float(starts[at]), float(ends[at := at + len(piece)])
+            end = max(start, end)
             text = self.tokenizer.decode(piece, skip_special_tokens=True).strip()
             if words and not any(c.isalnum() for c in text):  # a mark by itself belongs to the word before
                 words[-1] = Word(words[-1].text + text, words[-1].start, end)
@@ -224,13 +225,14 @@ class Transcriber:
         }
 
 
-def _in_speech(times: np.ndarray, speech: list[tuple[float, float]]) -> np.ndarray:
-    """Ascending times of tokens, those within a silence moved to the speech after it: attention says badly where in a
-    silence a word begins."""
+def _in_speech(times: np.ndarray, speech: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending times → those of what begins and of what ends there: within a silence a word begins with the speech
+    after it, and has ended with that before it. Where in a silence, attention says badly."""
     starts, ends = np.array(speech).T
     after = np.searchsorted(ends, times)  # the first stretch that has not ended
     moved = np.maximum(times, starts[np.minimum(after, len(starts) - 1)])
-    return np.minimum(moved, ends[-1])
+    before = np.maximum(np.searchsorted(starts, times) - 1, 0)  # the last stretch that had begun
+    return np.minimum(moved, ends[-1]), np.minimum(times, ends[before])
 
 
 def shifted(segment: Segment, seconds: float) -> Segment:

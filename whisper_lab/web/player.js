@@ -36,7 +36,7 @@ function mark(seconds) {
 }
 
 async function copy(button) {
-  const text = element.querySelector(".lab-text").textContent;
+  const text = element.querySelector(".lab-text").innerText;
   try {
     await navigator.clipboard.writeText(text);
   } catch (error) { // not over plain http from another machine

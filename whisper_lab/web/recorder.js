@@ -10,6 +10,7 @@ const TAP = `registerProcessor("tap", class extends AudioWorkletProcessor {
 });`;
 
 let recording = null;
+let starting = false;
 
 function say(text) { part("status").textContent = text; }
 
@@ -69,6 +70,7 @@ async function send(mine) {
   let fresh = 0; // how many pieces were sent
   while (true) {
     const stopped = mine.stopped;
+    let full = false;
     const piece = join(mine.pieces.slice(fresh));
     if (piece.length) {
       try {
@@ -78,13 +80,15 @@ async function send(mine) {
         if (reply.heard < mine.sent) mine.sent = fresh = 0; // the server knows nothing of it any more: all of it again
         while (mine.sent < reply.heard) mine.sent += mine.pieces[fresh++].length;
         show(reply);
+        full = reply.full;
       } catch (error) {
         say(words.lost);
         await sleep(1000);
         continue;
       }
     }
-    if (stopped) break;
+    if (full && !mine.stopped) stop();
+    if (stopped || full) break;
     const seconds = Math.floor(mine.count / mine.rate);
     part("clock").textContent = Math.floor(seconds / 60) + ":" + String(seconds % 60).padStart(2, "0");
     part("level").style.transform = `scaleX(${Math.min(1, Math.sqrt(mine.level || 0))})`;
@@ -92,7 +96,7 @@ async function send(mine) {
     await sleep(EVERY);
   }
   window.labRecordings = { [mine.key]: URL.createObjectURL(wav(join(mine.pieces), mine.rate)) };
-  say("");
+  if (part("status").textContent !== words.full) say("");
   trigger("spoken", { key: mine.key });
 }
 
@@ -116,5 +120,8 @@ function stop() {
 
 part("button").querySelector("span").textContent = words.record;
 element.addEventListener("click", (event) => {
-  if (event.target.closest(".lab-button")) recording ? stop() : start();
+  if (!event.target.closest(".lab-button") || starting) return;
+  if (recording) return stop();
+  starting = true;
+  start().finally(() => { starting = false; });
 });
