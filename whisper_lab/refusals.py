@@ -24,6 +24,7 @@ REASONS = {
     "rate": "YouTube says that this computer asks too often; wait an hour, or upload the file",
     "pytube": "pytube failed ({detail}); it has not been maintained since 2023: use --downloader yt-dlp",
     "part": "start and end must lie within the film, which is {seconds:g} s long, and start before end",
+    "time": "{text!r} is no point in a film; write it as 1:02:03, 2:03, 75 or 1h2m3s",
     "cancelled": "cancelled; nothing was kept",
     "unknown": "the film could not be fetched ({detail}); try the link in a browser, or upload the file",
 }

@@ -225,6 +225,7 @@ ERRORS = {
         "rate": "YouTube säger att datorn frågar för ofta; vänta en timme, eller ladda upp filen.",
         "pytube": "pytube misslyckades ({detail}); det har inte skötts om sedan 2023: använd --downloader yt-dlp.",
         "part": "Från och till måste ligga inom filmen, som är {seconds:g} s lång, och från före till.",
+        "time": "{text!r} är ingen tid i en film; skriv den som 1:02:03, 2:03, 75 eller 1h2m3s.",
         "cancelled": "Avbrutet; ingenting sparades.",
         "unknown": "Filmen kunde inte hämtas ({detail}); prova länken i en webbläsare, eller ladda upp filen.",
     },

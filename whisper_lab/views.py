@@ -28,7 +28,7 @@ def result(segments, facts: dict, media: dict, took: str, here: dict) -> str:
     cues = [[cue.start, cue.end, "\n".join(cue.lines)] for cue in captions.cues(segments)]
     caption = f'<div class="lab-caption" data-cues="{html.escape(json.dumps(cues, ensure_ascii=False))}"></div>'
     rows = "".join(
-        f'<li><button type="button" data-start="{s.start:.2f}" data-end="{s.end:.2f}">'
+        f'<li><button type="button" data-start="{s.start:.3f}" data-end="{s.end:.3f}">'
         f"<time>{clock(s.start)}</time><span>{html.escape(s.text)}</span></button></li>"
         for s in segments
     )

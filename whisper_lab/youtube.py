@@ -140,7 +140,7 @@ def part(text: str | None) -> float | None:
     )
     given = [float(number or 0) for number in found.groups()] if found else []
     if not found or (":" in text and (given[2] >= 60 or (found[1] and given[1] >= 60))):
-        raise LabError(f"{text!r} is no point in a film; write it as 1:02:03, 2:03, 75 or 1h2m3s")
+        raise Refused("time", text=text)
     return 3600 * given[0] + 60 * given[1] + given[2]
 
 

@@ -30,7 +30,7 @@ function mark(seconds) {
   }
   const caption = element.querySelector(".lab-caption");
   if (caption) {
-    const cue = JSON.parse(caption.dataset.cues).find(([start, end]) => start <= seconds && seconds < end);
+    const cue = JSON.parse(caption.dataset.cues).find(([start, end]) => start <= seconds + 0.01 && seconds < end);
     caption.textContent = cue ? cue[2] : "";
   }
 }
