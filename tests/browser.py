@@ -1,13 +1,8 @@
 """The real pages in a real browser: headless Chromium, whose microphone hears a file."""
 
-import base64
-import io
+import functools
 import os
 import shutil
-import subprocess
-import sys
-import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,38 +10,53 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT
 
 from whisper_lab import audio, captions, corpus
+from whisper_lab.decoding import Decoding
+from whisper_lab.transcription import Transcriber
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needed = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
-CLIPS = corpus.SAMPLE / "sv-SE" / "clips"
-PHONE = {"width": 390, "height": 844}
+GREEDY = Decoding(beams=1)  # quickest: the untuned model is in doubt about every sentence
+WAIT = 20_000  # milliseconds at most for anything to happen
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
 
 
 def clips(count: int, gap: float = 0.5) -> np.ndarray:
     """The first `count` test clips of the sample, `gap` seconds of silence before, between and after: (samples,)."""
     rows = (corpus.SAMPLE / "sv-SE" / "test.tsv").read_text(encoding="utf-8").splitlines()[1 : count + 1]
-    quiet = np.zeros(round(gap * audio.SAMPLE_RATE), np.float32)
-    return np.concatenate([quiet, *(x for row in rows for x in (audio.read(CLIPS / row.split("\t")[1]), quiet))])
+    quiet, folder = np.zeros(round(gap * audio.SAMPLE_RATE), np.float32), corpus.SAMPLE / "sv-SE" / "clips"
+    return np.concatenate([quiet, *(part for row in rows for part in (audio.read(folder / row.split("\t")[1]), quiet))])
 
 
 def save(path: Path, samples: np.ndarray) -> Path:
-    """(samples,) float32 at 16 kHz as a file of 16 bit, in the coding that its suffix names."""
+    """(samples,) float32 at 16 kHz as a file of the kind that its suffix names."""
     soundfile.write(path, samples, audio.SAMPLE_RATE)
     return path
 
 
+@functools.cache
+def base() -> Transcriber:
+    """The embedded model, beside the page's own: what the pages have to show is what it hears."""
+    return Transcriber("sample")
+
+
+@functools.cache
+def heard(source: Path, start: float = 0, end: float | None = None, decoding=GREEDY) -> list[captions.Segment]:
+    return list(base().segments(source, decoding, True, start, end))
+
+
 def lines(segments) -> str:
-    """What the page shows of them."""
+    """The text that a page shows of them."""
     return captions.write(list(segments), "txt").strip()
 
 
 @contextmanager
 def chromium(microphone: Path):
     """A browser; whoever asks for its microphone hears the file `microphone` from its beginning, and then silence."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=WAIT)
 
     flags = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
     flags += [f"--use-file-for-fake-audio-capture={microphone}%noloop"]
@@ -58,27 +68,24 @@ def chromium(microphone: Path):
 
 @contextmanager
 def visits(browser, address: str, hosts=()):
-    """`visit(locale, size)` → a page of a visitor of its own, opened and ready.
+    """`visit(locale, **options of the context)` → the page of a visitor of its own, opened and ready.
 
-    Afterwards, no script may have failed in any, and none may have asked another host than the page's own and `hosts`.
+    In the end, no script may have failed in any, and none may have asked another host than the page's own and `hosts`.
     """
     contexts, wrong, asked = [], [], set()
 
-    def visit(locale: str = "sv-SE", size: dict | None = None, script: str | None = None, **options):
+    def visit(locale: str = "sv-SE", script: str = "", ready: str = "#result", **options):
+        options = {"viewport": {"width": 1000, "height": 900}} | options
         permissions = ["microphone", "clipboard-read", "clipboard-write"]
-        context = browser.new_context(
-            locale=locale, viewport=size or {"width": 1000, "height": 900}, permissions=permissions, **options
-        )
+        context = browser.new_context(locale=locale, permissions=permissions, **options)
         contexts.append(context)
-        context.set_default_timeout(20_000)
-        if script:
-            context.add_init_script(script)
+        context.set_default_timeout(WAIT)
+        context.add_init_script(script)
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
         page.goto(address)
-        if "auth" not in options:
-            page.wait_for_function("document.querySelector('#result') !== null")
+        page.wait_for_selector(ready, state="attached")
         return page
 
     try:
@@ -88,6 +95,27 @@ def visits(browser, address: str, hosts=()):
             context.close()
     assert not wrong
     assert asked <= {"", urlsplit(address).netloc, *hosts}
+
+
+def upload(visitor, path: Path) -> None:
+    visitor.set_input_files("#upload input[type=file]", path)
+
+
+def fill(visitor, name: str, text: str) -> None:
+    """Write `text` into the field whose id is `name`."""
+    visitor.fill(f"#{name} input, #{name} textarea", text)
+
+
+def result_text(visitor) -> str:
+    """The text of the result, once it is there and unless there is an error instead."""
+    visitor.wait_for_selector(".lab-result, #status .lab-error")
+    assert visitor.locator(".lab-result").count(), visitor.inner_text("#status")
+    return visitor.inner_text(".lab-text")
+
+
+def fits(visitor) -> bool:
+    """There is nothing to scroll to sideways."""
+    return visitor.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
 
 
 def shot(page, name: str) -> None:
