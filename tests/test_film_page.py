@@ -14,6 +14,7 @@ from browser import GREEDY, PHONE, clips, fill, fits, heard, lines, result_text,
 from playwright.sync_api import expect
 from test_youtube import ID, JOIN, OTHER, SECONDS
 
+from whisper_lab import audio
 from whisper_lab.captions import cues
 from whisper_lab.texts import ERRORS, SWEDISH
 
@@ -40,29 +41,38 @@ PIXEL = bytes.fromhex(
 )
 
 
-@pytest.fixture(scope="session")
-def m4a(tmp_path_factory) -> bytes:
-    """What our YouTube's films sound like: two sentences."""
-    path = tmp_path_factory.mktemp("sound") / "film.m4a"
-    sound = np.zeros(SECONDS * 16_000, np.float32)
+def film(path: Path, *pictures: str) -> Path:
+    """Two sentences, `HALF` a film apart, with a picture a second if a codec for `pictures` is named."""
     first, both = clips(1, 1), clips(2, 1)
+    sound = np.zeros(SECONDS * audio.SAMPLE_RATE, np.float32)
     sound[: first.size] = first
-    sound[HALF * 16_000 :][: both.size - first.size] = both[first.size :]
+    sound[HALF * audio.SAMPLE_RATE :][: both.size - first.size] = both[first.size :]
     with av.open(path, "w", format="mp4") as container:
-        stream = container.add_stream("aac", rate=16_000, layout="mono", bit_rate=64_000)
+        seen = [container.add_stream(codec, rate=1, width=160, height=90, pix_fmt="yuv420p") for codec in pictures]
+        heard = container.add_stream("aac", rate=audio.SAMPLE_RATE, layout="mono", bit_rate=64_000)
+        for stream in seen:
+            for second in range(SECONDS):
+                picture = av.VideoFrame.from_ndarray(np.full((90, 160, 3), 6 * second, np.uint8))
+                picture.pts = second
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode(None))
         for start in range(0, sound.size, 1024):
             frame = av.AudioFrame.from_ndarray(sound[None, start : start + 1024], format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = 16_000, start
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path.read_bytes()
+            frame.sample_rate, frame.pts = audio.SAMPLE_RATE, start
+            container.mux(heard.encode(frame))
+        container.mux(heard.encode(None))
+    return path
 
 
 @pytest.fixture(scope="module")
-def sound(m4a, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("film") / "Min film.m4a"
-    path.write_bytes(m4a)
-    return path
+def sound(tmp_path_factory) -> Path:
+    return film(tmp_path_factory.mktemp("sound") / "sound.m4a")
+
+
+@pytest.fixture(scope="module")
+def m4a(sound) -> bytes:
+    """What our YouTube's films sound like (test_youtube.site)."""
+    return sound.read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -217,12 +227,16 @@ def test_a_part_that_is_none_is_told_in_the_visitors_language(visit, site):
     expect(visitor.locator("#status .lab-error")).to_have_text(ERRORS["sv"]["too long"].format(minutes=10, limit=3))
 
 
-def test_a_film_may_be_uploaded_instead(visit, site, sound):
-    visitor = visit("en-GB")
-    upload(visitor, sound)
-    assert result_text(visitor) == lines(heard(sound))
-    visitor.wait_for_function(f"Math.round(document.querySelector('#result audio').duration) === {SECONDS}")
-    assert not site.asked
+def test_a_film_may_be_uploaded_instead(visit, site, tmp_path):
+    path, visitor = film(tmp_path / "Min film.mp4", "libx264"), visit("en-GB")
+    upload(visitor, path)
+    segments = heard(path)
+    assert result_text(visitor) == lines(segments) and not site.asked
+    visitor.wait_for_function("document.querySelector('#result video').videoWidth === 160")
+    visitor.locator(".lab-segments button").last.click()
+    expect(visitor.locator(".lab-caption")).to_have_text(" ".join(cues(segments)[-1].lines))
+    assert visitor.eval_on_selector("#result video", "video => video.currentTime") >= HALF
+    shot(visitor, "film-uploaded")
 
 
 def test_a_cancelled_download_leaves_nothing(visit, site):

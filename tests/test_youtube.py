@@ -537,7 +537,7 @@ def test_points_in_time_that_are_none(text):
 
 
 def test_every_reason_is_one_line_and_says_what_to_do():
-    facts = {"minutes": 3, "limit": 2, "megabytes": 500, "seconds": 40.0, "detail": "{detail}"}
+    facts = {"minutes": 3, "limit": 2, "megabytes": 500, "seconds": 40.0, "text": "1:75", "detail": "{detail}"}
     for key in REASONS:
         text = str(Refused(key, **facts))
         assert "\n" not in text and text[-1] != "." and (";" in text or ": " in text or "must" in text), text
