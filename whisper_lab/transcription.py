@@ -7,6 +7,7 @@ is still to be read. A model that learnt short windows is given windows as short
 
 import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -88,7 +89,7 @@ class Transcriber:
         progress.total = total
         prompt = self.prompt(decoding)
         found = voice.windows(_until(blocks, cancelled), self.longest)
-        ahead = 1  # few at first, so that text appears soon
+        ahead = self.backend.workers  # few at first, so that text appears soon
         while group := list(islice(found, ahead)):
             for window, result in zip(group, self._read(group, decoding, prompt, words, cancelled)):
                 progress.done = window.seconds[1]
@@ -117,15 +118,21 @@ class Transcriber:
         by_length: dict[int, list[int]] = {}
         for i, mel in enumerate(mels):
             by_length.setdefault(windows.shortest(mel.shape[1], self.lengths), []).append(i)
-        for frames, members in by_length.items():
-            for at in range(0, len(members), BATCH):
-                if cancelled():
-                    raise Cancelled
-                batch = members[at : at + BATCH]
-                for i, result in zip(
-                    batch, self._read_batch([mels[i] for i in batch], frames, decoding, prompt, words)
-                ):
-                    results[i] = result
+        batches = [
+            (frames, members[at : at + BATCH])
+            for frames, members in by_length.items()
+            for at in range(0, len(members), BATCH)
+        ]
+
+        def read(frames: int, batch: list[int]) -> None:
+            if cancelled():
+                raise Cancelled
+            found = self._read_batch([mels[i] for i in batch], frames, decoding, prompt, words)
+            for i, result in zip(batch, found):
+                results[i] = result
+
+        with ThreadPoolExecutor(self.backend.workers) as pool:
+            list(pool.map(read, *zip(*batches)))
         return results
 
     def _read_batch(self, mels: list[np.ndarray], frames: int, decoding: Decoding, prompt, words: bool):
