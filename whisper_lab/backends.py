@@ -46,25 +46,33 @@ class CTranslate2:
         torch.set_num_threads(1)  # the front-end's; torch's waiting threads would take the cores from CTranslate2's
         if device == "auto":
             device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
-        self.precision = precision or ("float16" if device == "cuda" else "int8")
-        converted = convert(folder, self.precision)
+        self.device = device
+        config = checkpoint.config(folder)
         # On short windows, threads that share a matrix wait for each other longer than they work (Whisper base, two
         # cores: 151 ms to decode a clip with two, 54 with one), so a window has one thread. 30 s are worth sharing.
-        short = len(checkpoint.config(folder).get("trained_windows") or ()) > 1
-        self.workers = threads if short and device == "cpu" else 1  # calls that run at the same time
-        self.model = ctranslate2.models.Whisper(
-            str(converted),
-            device=device,
-            compute_type=self.precision,
-            inter_threads=self.workers,
-            intra_threads=threads // self.workers,
-        )
-        self.device = device
+        short = device == "cpu" and len(config.get("trained_windows") or ()) > 1
+        self.workers = threads if short else 1  # calls that run at the same time
+
+        def load(precision: str):
+            return ctranslate2.models.Whisper(
+                str(convert(folder, precision)),
+                device=device,
+                compute_type=precision,
+                inter_threads=self.workers,
+                intra_threads=threads // self.workers,
+            )
+
+        self.precision = precision or ("float16" if device == "cuda" else "int8")
+        self.model = self.encoder = load(self.precision)
+        # What int8 costs in words, it costs in the encoder (tuned Whisper base: 10.9 % WER, 8.9 with an encoder in
+        # float32, 8.4 all in float32). Short windows can pay for it; of large models a second copy takes gigabytes.
+        if self.precision == "int8" and short and config.get("d_model", 0) <= 768:
+            self.precision, self.encoder = "int8 (encoder float32)", load("float32")
         self._view = ctranslate2.StorageView.from_array
 
     def encode(self, features: np.ndarray):
         """(batch, mels, frames) float32 → what `decode` and `align` take."""
-        return self.model.encode(self._view(np.ascontiguousarray(features)))
+        return self.encoder.encode(self._view(np.ascontiguousarray(features)))
 
     def select(self, encoded, chosen: list[int]):
         """Those of a batch that are `chosen`."""
