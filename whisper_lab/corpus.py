@@ -62,10 +62,21 @@ def read(
     `columns` names those of a table that are not named as usual: {"audio": "file", "text": "transcription"}.
     Raises LabError where there is no such corpus, or it lacks a split or a column.
     """
-    from . import commonvoice
+    from . import collective, commonvoice, hub, tables
 
     if source == "sample":
         return commonvoice.read(SAMPLE, language, splits, limit)
+    if source.startswith("mdc:"):
+        return commonvoice.read(collective.fetch(source.removeprefix("mdc:"), language), language, splits, limit)
+    if source.endswith(commonvoice.ARCHIVES):
+        return commonvoice.read(Path(source), language, splits, limit)
+    if tables.holds(Path(source)):
+        return tables.read(Path(source), language, splits, limit, columns)
+    if source.startswith("hub:") or hub.holds(Path(source)):
+        return hub.read(source, language, splits, limit, columns)
     if not Path(source).is_dir():
-        raise LabError(f"{source} is not a folder; --corpus takes 'sample' or the folder of a Common Voice release")
+        raise LabError(
+            f"{source} is not a folder or file that is here; --corpus takes 'sample', a Common Voice release, a table, "
+            "a folder of Parquet files, mdc:… and hub:NAME"
+        )
     return commonvoice.read(Path(source), language, splits, limit)
