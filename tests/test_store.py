@@ -65,6 +65,24 @@ def test_what_is_read_is_what_was_written(tmp_path, splits):
         assert train[i]["labels"] == kept[i]["labels"] and train[i]["client_id"] == kept[i]["client_id"]
 
 
+def test_the_clips_are_the_shards_without_features(tmp_path, splits):
+    for clip in splits["train"][4:8]:
+        clip["sentence"] = ""  # a shard without a row
+    manifest = build(tmp_path / "set", splits)
+    features = store.FeatureSet(tmp_path / "set")
+    assert manifest["clips"]["rows"] == 9 and manifest["clips"]["file"] == "clips.parquet"
+    for split in ("train", "dev"):
+        clips, whole = features.clips(split).to_pylist(), features.split(split)
+        assert [clip["id"] for clip in clips] == whole.column("id") and {clip["split"] for clip in clips} == {split}
+        for i, clip in enumerate(clips):
+            assert all(whole[i][key] == clip[key] for key in ("sentence", "client_id", "accents", "seconds", "frames"))
+            assert clip["tokens"] == len(whole[i]["labels"])
+    listed = [(entry["file"], row) for entry in manifest["splits"]["train"]["shards"] for row in range(entry["rows"])]
+    assert [(clip["shard"], clip["row"]) for clip in features.clips("train").to_pylist()] == listed
+    with pytest.raises(LabError, match="no split 'nowhere'"):
+        features.clips("nowhere")
+
+
 def test_datasets_reads_the_shards_too(tmp_path, splits):
     import datasets
 
@@ -115,12 +133,12 @@ def test_sigkill_in_two_processes_ends_in_the_same_bytes(tmp_path):
 
 def test_other_settings_are_refused_in_one_line_and_the_same_again_is_free(tmp_path, splits):
     before = build(tmp_path / "set", splits)
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").glob("*.parquet")}
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").glob("*-of-*.parquet")}
     with pytest.raises(LabError, match="front_end.mels: 80 there, 128 now") as error:
         build(tmp_path / "set", splits, settings=SETTINGS | {"front_end": FrontEnd(128).settings()})
     assert "\n" not in str(error.value) and "--store" in str(error.value)
     assert build(tmp_path / "set", splits) == before
-    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "set").glob("*.parquet")}
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "set").glob("*-of-*.parquet")}
 
 
 def test_a_folder_with_something_else_in_it_is_not_touched(tmp_path, splits):
@@ -130,17 +148,18 @@ def test_a_folder_with_something_else_in_it_is_not_touched(tmp_path, splits):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("name", ["train-00001-of-00003.parquet", "clips.parquet"])
 @pytest.mark.parametrize("spoil", ["flip", "cut", "delete"])
-def test_a_damaged_shard_is_named_and_made_again(tmp_path, splits, spoil):
+def test_a_damaged_file_is_named_and_made_again(tmp_path, splits, spoil, name):
     build(tmp_path / "set", splits)
     before = contents(tmp_path / "set")
-    shard = tmp_path / "set" / "train-00001-of-00003.parquet"
+    shard = tmp_path / "set" / name
     data = bytearray(shard.read_bytes())
     data[len(data) // 3] ^= 1
     shard.unlink()
     if spoil != "delete":
         shard.write_bytes(data if spoil == "flip" else data[: len(data) // 2])
-    with pytest.raises(LabError, match="train-00001-of-00003.parquet is (damaged|missing)"):
+    with pytest.raises(LabError, match=f"{name} is (damaged|missing)"):
         store.FeatureSet(tmp_path / "set")
     build(tmp_path / "set", splits)
     assert contents(tmp_path / "set") == before
@@ -197,7 +216,8 @@ def test_the_manifest_says_what_is_there(tmp_path, release):
     script("feature-pipeline.py", "--corpus", release, "--store", tmp_path / "set", cwd=tmp_path)
     manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
     assert manifest["corpus"]["version"] == "99.0-2026-01-01" and manifest["language"] == "sv"
-    assert manifest["front_end"]["mels"] == 80 and manifest["schema_version"] == 1
+    assert manifest["front_end"]["mels"] == 80 and manifest["schema_version"] == 2
+    assert manifest["train_splits"] == ["train"] and manifest["cleaning"]["max_seconds"] == 30
     for split in manifest["splits"].values():
         assert split["rows"] == sum(shard["rows"] for shard in split["shards"])
         assert all(len(shard["sha256"]) == 64 for shard in split["shards"])
@@ -213,12 +233,44 @@ def test_spoilt_clips_do_not_stop_a_run(tmp_path, release):
     done = script("feature-pipeline.py", "--corpus", release, "--store", tmp_path / "set", cwd=tmp_path)
     rejected = (tmp_path / "set" / "rejected.tsv").read_text().splitlines()[1:]
     assert sorted(line.split("\t")[2] for line in rejected) == ["empty file", "missing file", "not audio", "truncated"]
-    assert all(f"left out: 1 clips, {reason}" in done.stdout for reason in ("empty file", "truncated"))
+    assert all(f" 1 clip, {reason}" in done.stdout for reason in ("empty file", "truncated"))
+
+
+def test_a_url_gets_the_set_as_a_version_of_its_own(tmp_path, release):
+    environment = os.environ | {"WHISPER_LAB_CACHE": str(tmp_path / "cache")}
+    command = ["feature-pipeline.py", "--corpus", release, "--store", f"file://{tmp_path}/shared"]
+    for flags, version in (([], "v1"), (["--max-repeats", "1"], "v2")):
+        done = script(*command, *flags, cwd=tmp_path, env=environment)
+        assert done.stdout.endswith(f"training-pipeline.py --features file://{tmp_path}/shared/{version}\n")
+    built = list((tmp_path / "cache" / "built").iterdir())
+    assert len(built) == 2 and all(len(folder.name) == 16 for folder in built)
+    for version in ("v1", "v2"):
+        assert store.FeatureSet(tmp_path / "shared" / version).manifest["corpus"]["version"] == "99.0-2026-01-01"
+    wrong = script(*command[:3], "--store", "nothing://there", cwd=tmp_path, env=environment, check=False)
+    assert wrong.returncode == 2 and "nothing" in wrong.stderr and "Features" not in wrong.stderr
+
+
+def test_train_can_be_made_of_more_of_the_release(tmp_path, release):
+    language = release / "sv-SE"
+    rows = [(language / f"{split}.tsv").read_text(encoding="utf-8").splitlines() for split in ("train", "dev", "test")]
+    again = rows[0][1].replace(".mp3", "-again.mp3", 1)
+    (language / "clips" / again.split("\t")[1]).write_bytes(
+        (language / "clips" / rows[0][1].split("\t")[1]).read_bytes()
+    )
+    validated = [rows[0][0], *(line for split in rows for line in split[1:]), again]
+    (language / "validated.tsv").write_text("\n".join(validated) + "\n", encoding="utf-8")
+    args = ["--corpus", release, "--train-splits", "train", "validated", "--store", tmp_path / "set"]
+    done = script("feature-pipeline.py", *args, cwd=tmp_path)
+    manifest = store.FeatureSet(tmp_path / "set").manifest
+    assert {name: split["rows"] for name, split in manifest["splits"].items()} == {"train": 13, "dev": 4, "test": 4}
+    assert (
+        manifest["train_splits"] == ["train", "validated"] and "kept out of train: 4 clips, clip of test" in done.stdout
+    )
 
 
 def test_a_store_holds_nothing_else(tmp_path, release):
     script("feature-pipeline.py", "--corpus", release, "--store", tmp_path / "set", cwd=tmp_path)
     assert {path.name for path in (tmp_path / "set").iterdir()} == {
-        "plan.json", "manifest.json", "rejected.tsv",
+        "plan.json", "manifest.json", "rejected.tsv", "clips.parquet", "survey.png",
         *(f"{split}-00000-of-00001.parquet" for split in ("train", "dev", "test")),
     }  # fmt: skip

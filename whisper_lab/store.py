@@ -2,7 +2,9 @@
 
     plan.json                       what the set is to hold, written first
     train-00000-of-00002.parquet …  CLIPS_PER_SHARD clips each; `datasets.load_dataset("parquet", …)` reads them too
+    clips.parquet                   one row a clip and no features: who says what for how long, and in which shard
     rejected.tsv                    the clips left out, and why
+    survey.png                      for the eye, drawn by survey.py: no part of the set, and may be missing
     manifest.json                   what the set holds, with checksums; written last: without it, there is no set
 
 The shard is the unit of everything: of work, of resuming, of checking. What is in it follows from the settings alone,
@@ -11,18 +13,18 @@ and its footer carries their digest and the clips that it left out, so a killed 
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 
-from . import LabError, engine, files
-from .features import FRAMES, Rejected
+from . import LabError, engine, files, reading
+from .features import Rejected
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CLIPS_PER_SHARD = 128  # 9 MB at 4 s a clip; 98 MB if each lasts 30 s with 128 mels
 KEY = b"whisper_lab"
 COLUMNS = pyarrow.schema([
@@ -37,6 +39,7 @@ COLUMNS = pyarrow.schema([
     ("labels", pyarrow.list_(pyarrow.int32())),
     ("features", pyarrow.binary()),
 ])  # fmt: skip
+CLIPS = "clips.parquet"  # id, split, shard (file), row (in it), sentence, …, frames, and tokens: the number of labels
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def build(
     settings: dict,
     splits: dict[str, list[dict]],
     extract: Callable[[dict], dict],
-    processes: int,
+    runner,
     progress: Callable[[int], None] = lambda clips: None,
 ) -> dict:
     """Make the feature set `folder` of `splits`, or what is left to make of it; its manifest.
@@ -110,7 +113,7 @@ def build(
             job.path.unlink(missing_ok=True)
         (folder / "manifest.json").unlink(missing_ok=True)
     progress(sum(map(len, splits.values())) - sum(len(job.clips) for job in todo))
-    for clips in engine.run(WriteShard(extract), todo, processes):
+    for clips in engine.runner(runner).run(WriteShard(extract), todo):
         progress(clips)
     return _publish(folder, plan, jobs)
 
@@ -129,38 +132,54 @@ def _intact(folder: Path, mark: str) -> Callable[[Path], bool]:
 
 
 def _publish(folder: Path, plan: dict, jobs: dict[str, list[Job]]) -> dict:
-    """Read what the shards say of themselves, and write rejected.tsv and, last, manifest.json."""
-    splits, rejected = {}, []
+    """Read what the shards say of themselves, and write rejected.tsv, clips.parquet and, last, manifest.json."""
+    splits, rejected, tables = {}, [], []
     for split, shards in jobs.items():
         entries, reasons = [], Counter()
         for job in shards:
-            seconds = pyarrow.parquet.read_table(job.path, columns=["seconds"])["seconds"].to_pylist()
+            table = _clips(job.path, split)
+            tables.append(table)
             for clip, reason, detail in _notes(job.path)["rejected"]:
                 reasons[reason] += 1
                 rejected.append((split, clip, reason, detail))
-            entries.append({
-                "file": job.path.name,
-                "rows": len(seconds),
-                "seconds": round(sum(seconds), 3),
-                "bytes": job.path.stat().st_size,
-                "sha256": files.file_digest(job.path),
-            })  # fmt: skip
+            seconds = round(sum(table["seconds"].to_pylist()), 3)
+            entries.append(_listed(job.path, len(table)) | {"seconds": seconds})
         total = {key: sum(entry[key] for entry in entries) for key in ("rows", "seconds", "bytes")}
         splits[split] = total | {"rejected": dict(sorted(reasons.items())), "shards": entries}
     files.write_tsv(folder / "rejected.tsv", ["split", "clip", "reason", "detail"], rejected)
     empty = [split for split, entry in splits.items() if not entry["rows"]]
     if empty:
         raise LabError(f"no clip of {empty[0]} could be used; {folder / 'rejected.tsv'} says why")
-    manifest = {**plan, "splits": splits}
+    with files.replacing(folder / CLIPS) as beside:
+        clips = pyarrow.concat_tables(tables, promote_options="default")  # a shard without rows has columns of nulls
+        pyarrow.parquet.write_table(clips, beside, compression="zstd")
+    manifest = {**plan, "splits": splits, "clips": _listed(folder / CLIPS, len(clips))}
     files.write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def _listed(path: Path, rows: int) -> dict:
+    return {"file": path.name, "rows": rows, "bytes": path.stat().st_size, "sha256": files.file_digest(path)}
+
+
+def _clips(shard: Path, split: str) -> pyarrow.Table:
+    """The rows of clips.parquet that are about `shard`."""
+    columns = [name for name in COLUMNS.names if name != "features"]
+    kept = dict(zip(columns, pyarrow.parquet.read_table(shard, columns=columns).itercolumns(), strict=True))
+    tokens = pyarrow.compute.list_value_length(kept.pop("labels"))
+    count = len(tokens)
+    place = {"split": [split] * count, "shard": [shard.name] * count, "row": pyarrow.array(range(count), "int32")}
+    return pyarrow.table({"id": kept["id"], **place, **kept, "tokens": tokens})
 
 
 class FeatureSet:
     """A complete feature set on this disk. Its shards are checked when it is opened."""
 
-    def __init__(self, folder: str | Path):
-        """Raises LabError for a folder that is no complete set, and for one with a shard missing or damaged."""
+    def __init__(self, folder: str | Path, elsewhere: Collection[str] = ()):
+        """Raises LabError for a folder that is no complete set, and for one with a shard missing or damaged.
+
+        `elsewhere` names the splits whose shards need not be there.
+        """
         self.folder = Path(folder)
         place = self.folder / "manifest.json"
         if not place.is_file():
@@ -175,14 +194,13 @@ class FeatureSet:
                 f"{SCHEMA_VERSION}; make it again"
             )
         self.fingerprint = files.file_digest(place)
-        for split in self.manifest["splits"].values():
-            for shard in split["shards"]:
-                path = self.folder / shard["file"]
-                if not path.is_file() or files.file_digest(path) != shard["sha256"]:
-                    state = "damaged" if path.is_file() else "missing"
-                    raise LabError(
-                        f"shard {path} is {state}; run feature-pipeline.py again as before, it makes that shard anew"
-                    )
+        here = [split for name, split in self.manifest["splits"].items() if name not in elsewhere]
+        shards = [shard for split in here for shard in split["shards"]]
+        for entry in [*shards, self.manifest["clips"]]:
+            path = self.folder / entry["file"]
+            if not path.is_file() or files.file_digest(path) != entry["sha256"]:
+                state = "damaged" if path.is_file() else "missing"
+                raise LabError(f"{path} is {state}; run feature-pipeline.py again as before, it makes that file anew")
 
     @property
     def mels(self) -> int:
@@ -192,35 +210,19 @@ class FeatureSet:
     def splits(self) -> list[str]:
         return list(self.manifest["splits"])
 
-    def split(self, name: str) -> "Split":
+    def clips(self, split: str) -> pyarrow.Table:
+        """The rows of clips.parquet of one split, in the split's order: `split` without features, labels or cost."""
+        self._known(split)
+        return pyarrow.parquet.read_table(self.folder / CLIPS, filters=[("split", "=", split)])
+
+    def split(self, name: str) -> reading.Split:
+        self._known(name)
+        cache = files.cache_folder() / "features" / self.fingerprint[:16]
+        return reading.Split(self.folder, self.manifest, name, cache)
+
+    def _known(self, name: str) -> None:
         if name not in self.splits:
             raise LabError(
                 f"{self.folder} has no split {name!r} (it has: {', '.join(self.splits)}); "
                 "choose --splits in feature-pipeline.py"
             )
-        return Split(self, name)
-
-
-class Split:
-    """The clips of one split, memory-mapped: a row is read when asked for. len(), [i], and whole columns by name."""
-
-    def __init__(self, features: FeatureSet, name: str):
-        import datasets
-
-        shards = [str(features.folder / shard["file"]) for shard in features.manifest["splits"][name]["shards"]]
-        self.name, self.mels = name, features.mels
-        cache = files.cache_folder() / "features" / features.fingerprint[:16]  # an Arrow copy, to map into memory
-        self.rows = datasets.Dataset.from_parquet(shards, split=name, cache_dir=str(cache))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def column(self, name: str) -> list:
-        return self.rows[name][:]
-
-    def __getitem__(self, index: int) -> dict:
-        """The row, with `features` as (mels, frames) float16."""
-        row = self.rows[int(index)]
-        log_mel = np.frombuffer(row["features"], "<f2").reshape(self.mels, row["frames"])
-        assert log_mel.shape[1] <= FRAMES, row["id"]
-        return row | {"features": log_mel}

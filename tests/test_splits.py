@@ -1,0 +1,132 @@
+from collections import Counter
+
+import pytest
+
+from whisper_lab import LabError, corpus, splits
+from whisper_lab.corpus import Clip
+from whisper_lab.text import normalise
+
+
+def clips(prefix: str, count: int, speakers: int, sentence: str = "Mening {} ur {}.") -> list[Clip]:
+    return [
+        Clip(f"{prefix}{i}", f"/{prefix}{i}.mp3", sentence.format(i, prefix), client_id=f"{prefix}-{i % speakers}")
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def release() -> dict[str, list[Clip]]:
+    """Common Voice in small: `validated` holds the official splits and more, some of it by or of what is scored on."""
+    official = {name: clips(name, count, 10) for name, count in (("train", 200), ("dev", 40), ("test", 40))}
+    overlapping = [
+        Clip("by-test", "/x", "Ny mening.", client_id="test-3"),
+        Clip("by-dev", "/x", "Ny mening.", client_id="dev-3"),
+        Clip("says-test", "/x", "MENING 7, ur test!", client_id="someone"),
+        Clip("says-dev", "/x", "mening 7 ur dev", client_id="someone"),
+    ]
+    more = clips("more", 300, 30)
+    return official | {"validated": [*more, *overlapping, *(c for part in official.values() for c in part)]}
+
+
+def names(part: list[Clip]) -> list[str]:
+    return [clip.id for clip in part]
+
+
+def test_the_default_is_the_release_as_it_is(release):
+    assert splits.needed(None, ["train"]) is None and splits.needed(["test", "aside"], ["train"]) == ["test", "aside"]
+    assert splits.arrange(release, None, ["train"]) == (release, Counter())
+
+
+def test_validated_brings_all_but_the_clips_speakers_and_sentences_that_are_scored_on(release):
+    asked = splits.needed(None, ["validated"])
+    arranged, kept_out = splits.arrange({name: release[name] for name in asked}, None, ["validated"])
+    assert list(arranged) == ["train", "dev", "test"]
+    assert arranged["dev"] == release["dev"] and arranged["test"] == release["test"]
+    assert set(names(arranged["train"])) == set(names(release["train"]) + names(clips("more", 300, 30)))
+    assert kept_out == {
+        "clip of test": 40,
+        "clip of dev": 40,
+        "speaker of test": 1,
+        "speaker of dev": 1,
+        "sentence of test": 1,
+        "sentence of dev": 1,
+    }
+    assert len(arranged["train"]) + kept_out.total() == len(release["validated"])
+
+
+def test_test_and_dev_guard_training_even_where_they_are_not_asked_for(release):
+    asked = splits.needed(["train"], ["train", "validated"])
+    arranged, kept_out = splits.arrange({name: release[name] for name in asked}, ["train"], ["train", "validated"])
+    assert list(arranged) == ["train"] and kept_out["clip of test"] == 40
+    assert not {"by-test", "says-dev"} & set(names(arranged["train"]))
+
+
+def test_a_clip_in_several_splits_counts_once_and_the_first_come_first(release):
+    release["train"][0] = Clip("train0", "/x", "Mening 0 ur train.", client_id="test-3")  # the release's own choice
+    arranged, _ = splits.arrange(release, None, ["train", "validated"])
+    assert splits.arrange(release, None, ["validated", "train"])[0] == arranged
+    assert names(arranged["train"])[:200] == names(release["train"])
+    assert len(names(arranged["train"])) == len(set(names(arranged["train"]))) == 500
+
+
+def test_who_is_not_named_is_not_the_same_speaker(release):
+    release["test"].append(Clip("anonymous", "/x", "Ett.", client_id=""))
+    release["validated"].append(Clip("another", "/x", "Två.", client_id=""))
+    arranged, _ = splits.arrange(release, None, ["validated"])
+    assert "another" in names(arranged["train"])
+
+
+def test_dev_trained_on_makes_room_for_another_dev_of_other_speakers(release):
+    del release["validated"]
+    assert splits.needed(None, ["train", "dev"]) is None
+    many = release | {"train": clips("train", 2000, 400)}
+    arranged, kept_out = splits.arrange(many, None, ["train", "dev"])
+    assert list(arranged) == ["train", "dev", "test"] and not kept_out and arranged["test"] == many["test"]
+    assert len(arranged["train"]) + len(arranged["dev"]) == 2040 and 90 <= len(arranged["dev"]) <= 102
+    speakers, judges = ({clip.client_id for clip in arranged[name]} for name in ("train", "dev"))
+    assert not speakers & judges and len(judges) > 10
+    assert set(names(arranged["train"])) & set(names(many["dev"]))  # dev's are learnt from indeed
+    assert splits.arrange(many, None, ["train", "dev"])[0] == arranged
+    without_dev, _ = splits.arrange(many, ["train", "test"], ["train", "dev"])
+    assert len(without_dev["train"]) == 2040  # who wants no dev loses nothing to it
+
+
+@pytest.mark.parametrize("speakers", [0, 1, 2])
+def test_with_too_few_speakers_dev_is_of_other_sentences(speakers):
+    part = clips("own", 100, max(1, speakers), "Mening nummer {}.")
+    if not speakers:
+        part = [Clip(clip.id, clip.path, clip.sentence) for clip in part]
+    part += [Clip(f"again{i}", "/x", clip.sentence.upper(), clip.client_id) for i, clip in enumerate(part)]
+    arranged, kept_out = splits.arrange({"train": part, "dev": part[:5]}, None, ["train", "dev"])
+    trained, judged = ({normalise(clip.sentence) for clip in arranged[name]} for name in ("train", "dev"))
+    assert not trained & judged and len(arranged["dev"]) == 10 and not kept_out
+
+
+def test_what_others_say_of_the_new_dev_is_kept_out():
+    part = clips("train", 400, 80, "Mening nummer {}.")
+    part += [Clip(f"again{i}", "/x", clip.sentence, "echo") for i, clip in enumerate(part)]
+    arranged, kept_out = splits.arrange({"train": part, "dev": []}, None, ["train", "dev"])
+    trained, judged = ({normalise(clip.sentence) for clip in arranged[name]} for name in ("train", "dev"))
+    assert not trained & judged and kept_out == {"sentence of the new dev": len(arranged["dev"])}
+
+
+@pytest.mark.parametrize("count, expected", [(1, 1), (19, 1), (60, 3), (100_000, splits.LARGEST_DEV)])
+def test_the_new_dev_is_a_twentieth_but_never_none_or_much(count, expected):
+    assert len(splits.hold_out(clips("x", count, count))) == expected
+
+
+def test_the_samples_dev_can_be_trained_on():
+    read = corpus.read("sample", "sv-SE", splits.needed(None, ["train", "dev"])).splits
+    arranged, _ = splits.arrange(read, None, ["train", "dev"])
+    assert list(arranged) == ["train", "dev", "test", "aside"]
+    assert len(arranged["train"]) + len(arranged["dev"]) == len(read["train"]) + len(read["dev"])
+
+
+def test_mistakes_are_one_line(release):
+    with pytest.raises(LabError, match="no dev to train on, only train, test; .*--train-splits"):
+        splits.arrange({"train": release["train"], "test": release["test"]}, None, ["train", "dev"])
+    with pytest.raises(LabError, match="test is what models are scored on.*--train-splits"):
+        splits.needed(None, ["train", "test"])
+    same = {"validated": release["test"], "test": release["test"], "dev": release["dev"]}
+    with pytest.raises(LabError, match="nothing is left to train on in validated .clip of test: 40.*--train-splits"):
+        splits.arrange(same, None, ["validated"])
