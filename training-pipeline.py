@@ -6,6 +6,8 @@
     python training-pipeline.py … --optimizer adagrad             Adagrad, at its own learning rate
     python training-pipeline.py … --window full --blend 1         the classic recipe: every clip padded to 30 s
     python training-pipeline.py … --resume                        go on with a run that was killed or stopped
+    python training-pipeline.py --features s3://lab/cv17 --stream --registry hopsworks://lab/swedish
+                                                                  features and model in stores, not on this machine
 
 Windows are as short as the speech (--window), so a step costs a fraction of the usual one. The checkpoint is chosen
 on dev, by normalised word error rate; test is scored once, at the end, beside the untuned model. Ctrl-C stops after
@@ -24,8 +26,14 @@ def parse_args(argv=None) -> argparse.Namespace:
     add(
         "--features",
         default="features/sample",
-        metavar="FOLDER",
-        help="what feature-pipeline.py made (default features/sample)",
+        metavar="FOLDER|URL",
+        help="what feature-pipeline.py made (default features/sample); what is at a URL is fetched, once",
+    )
+    add(
+        "--stream",
+        action="store_true",
+        help="leave the features of train where they are and read them from there while training, a few shards at a "
+        "time, for corpora larger than this machine; batches are drawn from those shards, so losses differ a little",
     )
     add(
         "--model",
@@ -37,6 +45,12 @@ def parse_args(argv=None) -> argparse.Namespace:
         metavar="FOLDER",
         help="where the model goes (default models/ and the name of the features' folder); another run's folder is "
         "never touched",
+    )
+    add(
+        "--registry",
+        metavar="URL",
+        help="put the finished model there too: hopsworks://PROJECT/NAME, the project's model registry, with its "
+        "scores, or any URL that feature-pipeline.py --store takes",
     )
     add(
         "--resume",
@@ -100,9 +114,9 @@ def share(text: str) -> str | float:
 
 def main() -> int | None:
     options = vars(parse_args())
-    from whisper_lab import card, runs, store
+    from whisper_lab import card, registry, runs, streaming
 
-    run = runs.Run(runs.Options(**options), store.FeatureSet(options["features"]))
+    run = runs.Run(runs.Options(**options), streaming.open_features(options["features"], options["stream"]))
     if run.finished:
         print(f"{run.folder} holds this very run, finished; delete that folder to train again.")
     else:
@@ -116,6 +130,8 @@ def main() -> int | None:
             print(f"Stopped; {run.progress()}. To go on: {run.options.command_line('--resume')}")
             return 130
     print(card.summary(run.folder, run.metrics, run.predictions))
+    if options["registry"]:
+        print(f"Registered: {registry.register(run.folder, options['registry'])}")
     print(run.next_command())
     return None
 

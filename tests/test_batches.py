@@ -1,10 +1,12 @@
+import hashlib
+import json
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from whisper_lab import LabError
-from whisper_lab.batches import Collator, WindowBatches, by_length
+from whisper_lab.batches import GROUP, Collator, WindowBatches, by_length
 from whisper_lab.windows import LENGTHS, shortest
 
 FRAMES = np.random.default_rng(0).integers(80, 900, 230).tolist()
@@ -26,6 +28,31 @@ def test_every_clip_comes_once_a_pass_but_for_the_incomplete_batch():
 def test_the_same_seed_gives_the_same_batches_and_a_longer_run_begins_alike():
     assert batches() == batches() != batches(seed=4)
     assert batches(count=100)[:56] == batches()
+
+
+def test_the_order_is_the_one_that_earlier_runs_had():
+    digest = hashlib.sha256(json.dumps(batches()).encode()).hexdigest()
+    assert digest == "0483d02cddc6551b51871ab636f9c5f4effb545157bb8be7759d71d6daa65144"
+
+
+@pytest.mark.parametrize("rows", [4, 9, 40])
+@pytest.mark.parametrize("count", [5, GROUP, GROUP + 1, 30])
+def test_shard_by_shard_every_clip_comes_once_a_pass_and_few_shards_are_in_use(rows, count):
+    shards = np.repeat(np.arange(count), rows + np.arange(count) % 3)  # of unlike sizes, as clips are left out
+    whole = len(shards) // 8  # batches of a pass
+    settings = {"frames": (FRAMES * 6)[: len(shards)], "shards": shards, "count": 2 * whole}
+    drawn = batches(**settings)
+    assert drawn == batches(**settings) != batches(**settings | {"seed": 4})
+    passes = drawn[:whole], drawn[whole:]
+    for one in passes:
+        seen = Counter(clip for batch in one for clip, _ in batch)
+        assert set(seen.values()) == {1} and len(seen) == whole * 8
+        used = [{shards[clip] for clip, _ in batch} for batch in one]
+        first = {shard: min(n for n, batch in enumerate(used) if shard in batch) for shard in range(count)}
+        last = {shard: max(n for n, batch in enumerate(used) if shard in batch) for shard in range(count)}
+        in_use = [sum(first[s] <= n <= last[s] for s in first) for n in range(whole)]
+        assert max(in_use) <= GROUP + 2
+    assert passes[0] != passes[1]
 
 
 @pytest.mark.parametrize("window", ["short", "mixed", "full"])

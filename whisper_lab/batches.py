@@ -13,6 +13,7 @@ from .windows import LENGTHS, shortest
 FULL_SHARE = 1 / 16  # of mixed batches, read at 30 s: costs a fifth of the speed, keeps the model good there
 LONGER_SHARE = 1 / 4  # of mixed batches, read at a length between the shortest and twice that
 CHUNK = 16  # batches sorted by length together: enough for little padding, few enough to leave the order random
+GROUP = 8  # shards to draw clips from at a time while streaming: a thousand clips, and so of many speakers
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class WindowBatches:
     In each pass every clip comes once (the last, smaller batch of a pass is left out); clips of like length meet in
     a batch. `window` says how long a batch is read: `short`, as short as its longest clip allows; `full`, 30 s always;
     `mixed`, short mostly, and longer often enough that the same weights stay good there.
+
+    Clips are drawn from the whole corpus, or, with `shards`, the number of each clip's shard, from `GROUP` shards at a
+    time: the next when those are used up, so that each is wanted in one stretch of a pass.
     """
 
     frames: Sequence[int]
@@ -29,6 +33,7 @@ class WindowBatches:
     count: int
     window: str
     seed: int
+    shards: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -43,13 +48,31 @@ class WindowBatches:
                 left -= 1
 
     def _one_pass(self, rng: np.random.Generator) -> list[np.ndarray]:
-        order, span = rng.permutation(len(self.frames)), CHUNK * self.batch_size
+        everything = np.arange(len(self.frames))
+        stretches = [everything] if self.shards is None else self._stretches(rng)
+        return [batch for clips in stretches for batch in self._batches(rng, clips)]
+
+    def _stretches(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """The clips of every `GROUP` shards, and of the shard before as many as did not fill a batch there."""
+        clips, rows = np.argsort(self.shards, kind="stable"), np.unique(self.shards, return_counts=True)[1]
+        shards = np.split(clips, np.cumsum(rows)[:-1])
+        order = rng.permutation(len(shards))
+        groups = np.array_split(rows[order], -(-len(order) // GROUP))
+        ends = np.cumsum([group.sum() for group in groups]) // self._size * self._size
+        return np.split(np.concatenate([rng.permutation(shards[i]) for i in order]), ends[:-1])
+
+    def _batches(self, rng: np.random.Generator, clips: np.ndarray) -> list[np.ndarray]:
+        order, span = rng.permutation(clips), CHUNK * self._size
         batches = []
         for start in range(0, len(order), span):
             chunk = sorted(order[start : start + span], key=lambda i: self.frames[i])
-            batches += [chunk[i : i + self.batch_size] for i in range(0, len(chunk), self.batch_size)]
-        whole = [batch for batch in batches if len(batch) == self.batch_size] or batches  # a corpus below one batch
+            batches += [chunk[i : i + self._size] for i in range(0, len(chunk), self._size)]
+        whole = [batch for batch in batches if len(batch) == self._size]
         return [whole[i] for i in rng.permutation(len(whole))]
+
+    @property
+    def _size(self) -> int:
+        return min(self.batch_size, len(self.frames))  # a corpus below one batch
 
     def _draw(self, rng: np.random.Generator, frames: int) -> int:
         least, chance = shortest(frames), rng.random()

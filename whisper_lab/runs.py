@@ -1,6 +1,7 @@
 """One training run in its folder: what is decided, the steps in order, and what each leaves for a later resume."""
 
 import math
+import re
 import shlex
 import time
 from dataclasses import asdict, dataclass, fields, replace
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from . import LabError, blending, card, checkpoint, files, scoring, training, windows
+from . import LabError, blending, card, checkpoint, files, registry, scoring, training, windows
 from .evaluation import Hypotheses
 from .features import FRAMES
+from .places import is_url
 from .store import FeatureSet
 
 SCORED = ("dev", "test", "aside")  # what is scored, where the feature set has it
@@ -22,8 +24,10 @@ class Options:
     """What the command line of training-pipeline.py decides; None stands for a default that depends on the data."""
 
     features: str = "features/sample"
+    stream: bool = False
     model: str = "sample"
     output: str | None = None
+    registry: str | None = None
     resume: bool = False
     optimizer: str = "adamw"
     learning_rate: float | None = None
@@ -37,12 +41,12 @@ class Options:
 
     def command_line(self, *more: str) -> str:
         """The command that has these options, without --resume, with `more` at its end."""
-        given = [
-            [f"--{f.name.replace('_', '-')}", str(getattr(self, f.name))]
-            for f in fields(self)
-            if getattr(self, f.name) != f.default and f.name != "resume"
-        ]
-        return shlex.join(["python", "training-pipeline.py", *sum(given, []), *more])
+        given = []
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value != f.default and f.name != "resume":
+                given += [f"--{f.name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        return shlex.join(["python", "training-pipeline.py", *given, *more])
 
 
 class Run:
@@ -51,12 +55,15 @@ class Run:
     def __init__(self, options: Options, features: FeatureSet):
         """Load the model and claim the output folder.
 
-        Raises LabError for an unknown optimiser, for features of another front-end or vocabulary than the model's,
-        for an output folder that holds another run, and for --resume with nothing to resume.
+        Raises LabError for an unknown optimiser or registry, for features of another front-end or vocabulary than the
+        model's, for an output folder that holds another run, and for --resume with nothing to resume.
         """
         training.optimizer_name(options.optimizer)
         self.options, self.features = options, features
-        self.folder = Path(options.output or Path("models") / features.folder.resolve().name)
+        if options.registry:
+            registry.check(options.registry)  # now, not after hours of training
+        url = re.sub(r"/v\d+$", "", options.features.rstrip("/")) if is_url(options.features) else ""
+        self.folder = Path(options.output or Path("models") / Path(url or features.folder.resolve()).name)
         if options.resume and not (self.folder / "plan.json").is_file():
             raise LabError(f"nothing to resume: {self.folder} holds no run; leave out --resume to begin one")
         self.processor = checkpoint.load_processor(options.model)
@@ -114,6 +121,7 @@ class Run:
             eval_steps=min(1_000, math.ceil(steps / 4)),
             blend=options.blend,
             seed=options.seed,
+            stream=options.stream,
         )
 
     def _claim(self) -> None:
@@ -161,6 +169,9 @@ class Run:
             raise LabError(
                 f"--optimizer {self.options.optimizer} needs a library that is not installed: {error}"
             ) from error
+        finally:
+            if self.recipe.stream:
+                self.splits["train"].close()
         self.train_seconds = time.monotonic() - began
         if self.trainer.stopped:
             raise KeyboardInterrupt
@@ -230,7 +241,6 @@ class Run:
     def next_command(self) -> str:
         """What to try next: the same from the other of the two optimisers that the lab began with."""
         other = "adamw" if self.options.optimizer == "adagrad" else "adagrad"
-        changed = replace(
-            self.options, optimizer=other, learning_rate=None, output=f"{self.folder}-{other}", resume=False
-        )
+        where = {"output": f"{self.folder}-{other}", "registry": None}
+        changed = replace(self.options, optimizer=other, learning_rate=None, resume=False, **where)
         return f"Next, another optimiser: {changed.command_line()}"

@@ -16,6 +16,7 @@ from transformers.training_args import OptimizerNames
 
 from . import LabError, checkpoint, evaluation, files, near
 from .batches import Collator, WindowBatches, Windowed
+from .streaming import Ahead
 
 # AdamW: a fortieth of the rate that OpenAI trained each size with (Radford et al. 2022, table 17), as
 # vasistalodagala/whisper-finetune recommends. By the model's width.
@@ -41,6 +42,7 @@ class Recipe:
     eval_steps: int
     blend: str | float
     seed: int
+    stream: bool = False
 
 
 def optimizer_name(name: str) -> str:
@@ -82,17 +84,20 @@ class Trainer(Seq2SeqTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         # All passes are one long "epoch" to the Trainer, so that the place where a run resumes is one number.
+        train, stream = self.splits["train"], self.recipe.stream
         sampler = WindowBatches(
-            self.splits["train"].column("frames"),
+            train.column("frames"),
             self.recipe.batch_size,
             self.recipe.max_steps * self.recipe.accumulation,
             self.recipe.window,
             self.recipe.seed,
+            train.shard_of_clip if stream else None,
         )
-        workers = 2 if self.args.device.type == "cuda" else 0
+        # A stream's threads are in this process: worker processes would each fetch every shard for themselves.
+        workers = 2 if self.args.device.type == "cuda" and not stream else 0
         loader = DataLoader(
             self.train_dataset,
-            batch_sampler=sampler,
+            batch_sampler=Ahead(sampler, train) if stream else sampler,
             collate_fn=self.data_collator,
             num_workers=workers,
             pin_memory=self.args.device.type == "cuda",
