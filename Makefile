@@ -14,7 +14,7 @@ demo: $(READY)   ## from recorded speech to a better Swedish model, on the bundl
 test: $(READY)   ## everything that can fail, without the internet once set up (a few minutes)
 	@$(VENV)/bin/python tests/system_packages.py
 	@$(RUN) -c "from whisper_lab import checkpoint; checkpoint.locate('sample')"
-	$(RUN) -m pytest -q -rs --durations=5 tests
+	$(RUN) -m pytest -q -rs --durations=5 -n auto --dist loadfile tests
 
 bench: $(READY)  ## every claim of speed or size against the peer it is claimed over, in one run each
 	for script in benchmarks/*.py; do $(RUN) $$script || exit 1; done

@@ -89,7 +89,7 @@ def make(source: str, model: str, count: int, ours: Path, usual: Path) -> None:
     clips = [replace(once[i % len(once)], id=f"{i}") for i in range(count)]
     labels = checkpoint.label_ids(checkpoint.load_processor(model).tokenizer, [c.sentence for c in clips], "sv")
     rows = [asdict(clip) | {"labels": ids} for clip, ids in zip(clips, labels)]
-    store.build(ours, {"front_end": front_end.settings()}, {"train": rows}, Extract(front_end), engine.workers())
+    store.build(ours, {"front_end": front_end.settings()}, {"train": rows}, Extract(front_end), engine.Local())
     split = store.FeatureSet(ours).split("train")
 
     def padded():

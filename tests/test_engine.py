@@ -10,6 +10,13 @@ class Double:
         return 2 * job
 
 
+class Threads:
+    def __call__(self, job: int) -> int:
+        import torch
+
+        return torch.get_num_threads()
+
+
 class DieAtThree:
     def __call__(self, job: int) -> int:
         if job == 3:
@@ -19,12 +26,25 @@ class DieAtThree:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_every_job_is_done_once(processes):
-    assert sorted(engine.run(Double(), range(10), processes)) == list(range(0, 20, 2))
+    assert sorted(engine.Local(processes).run(Double(), range(10))) == list(range(0, 20, 2))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_process_has_one_library_thread_and_afterwards_as_many_as_before(processes):
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert set(engine.Local(processes).run(Threads(), range(4))) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_dead_worker_is_said_with_the_way_out():
     with pytest.raises(LabError, match="fewer --workers"):
-        list(engine.run(DieAtThree(), range(6), 2))
+        list(engine.Local(2).run(DieAtThree(), range(6)))
 
 
 def test_workers_default_to_the_cores_at_hand():

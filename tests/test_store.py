@@ -9,7 +9,7 @@ import time
 import pytest
 from conftest import ROOT, script
 
-from whisper_lab import LabError, checkpoint, corpus, store
+from whisper_lab import LabError, checkpoint, corpus, engine, store
 from whisper_lab.features import Extract, FrontEnd
 
 SETTINGS = {"corpus": {"name": "test"}, "language": "sv", "front_end": FrontEnd().settings(), "tokenizer": "t"}
@@ -33,7 +33,7 @@ EXTRACT = Extract(FrontEnd())
 
 
 def build(folder, splits, extract=EXTRACT, settings=SETTINGS):
-    return store.build(folder, settings, splits, extract, 1)
+    return store.build(folder, settings, splits, extract, engine.Local(1))
 
 
 def contents(folder) -> dict[str, bytes]:

@@ -12,7 +12,19 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from whisper_lab import LabError, checkpoint, places, publishing, registry, runs, store, streaming, training, transfers
+from whisper_lab import (
+    LabError,
+    checkpoint,
+    engine,
+    places,
+    publishing,
+    registry,
+    runs,
+    store,
+    streaming,
+    training,
+    transfers,
+)
 from whisper_lab.batches import Collator, WindowBatches, Windowed
 from whisper_lab.features import FrontEnd
 from whisper_lab.streaming import Ahead, Streamed, StreamedSet
@@ -51,7 +63,7 @@ def make(folder: Path, processor, rows: dict[str, int], per_shard: int = 4) -> P
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "CLIPS_PER_SHARD", per_shard)
-        store.build(folder, settings, splits, extract, 1)
+        store.build(folder, settings, splits, extract, engine.Local(1))
     return folder
 
 

@@ -21,7 +21,7 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from . import LabError, engine, files, reading
+from . import LabError, files, reading
 from .features import Rejected
 
 SCHEMA_VERSION = 2
@@ -95,7 +95,8 @@ def build(
     runner,
     progress: Callable[[int], None] = lambda clips: None,
 ) -> dict:
-    """Make the feature set `folder` of `splits`, or what is left to make of it; its manifest.
+    """Make the feature set `folder` of `splits`, or what is left to make of it, by `runner`, an engine.Local or a
+    cluster.Ray; its manifest.
 
     The same settings and clips give the same bytes, however often the run was killed. Raises LabError where `folder`
     holds anything made with other settings, and where a split ends up without a clip.
@@ -113,7 +114,7 @@ def build(
             job.path.unlink(missing_ok=True)
         (folder / "manifest.json").unlink(missing_ok=True)
     progress(sum(map(len, splits.values())) - sum(len(job.clips) for job in todo))
-    for clips in engine.runner(runner).run(WriteShard(extract), todo):
+    for clips in runner.run(WriteShard(extract), todo):
         progress(clips)
     return _publish(folder, plan, jobs)
 

@@ -1,0 +1,38 @@
+"""The two pipelines as they are typed, with features and models in stores: their real clients, servers on loopback."""
+
+import json
+import os
+
+from conftest import script
+from hopsworks_server import Hopsworks
+
+pytest_plugins = ["elsewhere"]
+
+
+def test_features_on_s3_and_hopsworks_a_streamed_training_and_a_registry(s3, release, tiny, tmp_path):
+    hopsworks = Hopsworks(tmp_path / "hopsworks")
+    environment = os.environ | hopsworks.environment
+    environment |= {"FSSPEC_S3_ENDPOINT_URL": s3.address, "WHISPER_LAB_CACHE": str(tmp_path / "cache")}
+
+    def run(*command, **options):
+        return script(*command, cwd=tmp_path, env=environment, **options)
+
+    make = ["feature-pipeline.py", "--corpus", release, "--model", tiny, "--store"]
+    try:
+        assert f"published: {s3.url}/v1" in run(*make, s3.url).stdout
+        place = "hopsworks://lab/Resources/cv"
+        said = run(*make, place, "--feature-group", "clips", check=False)  # which takes more than the bare client
+        assert said.returncode == 2 and said.stderr.strip().endswith('pip install "hopsworks[python]==5.2.1"')
+        assert f"published: {place}/v1" in said.stdout
+        for i, source in enumerate((s3.url, place)):
+            train = ["training-pipeline.py", "--features", source, "--model", tiny, "--max-steps", "2", "--blend", "1"]
+            train += ["--batch-size", "4", "--output", tmp_path / f"model-{i}"]
+            run(*train, *(["--stream"] if i else []), "--registry", "hopsworks://lab/tiny-sv")
+    finally:
+        hopsworks.close()
+    wer = json.loads((tmp_path / "model-1" / "metrics.json").read_text())["tuned"]["test"]["wer_normalised"]["value"]
+    registered = hopsworks.models["tiny_sv_2"]
+    assert registered["metrics"]["test_wer_normalised"] == wer
+    assert (hopsworks.root / "lab" / "Models" / "tiny_sv" / "2" / "Files" / "model.safetensors").is_file()
+    assert not list((tmp_path / "cache" / "streams").rglob("*.arrow"))
+    assert sorted(path.name[:5] for path in (tmp_path / "cache" / "fetched").rglob("*.parquet")).count("train") == 1
