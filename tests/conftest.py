@@ -7,6 +7,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test touches the internet
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of as many processes as there are cores, so that threads would only wait
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from whisper_lab import command  # noqa: E402
 
