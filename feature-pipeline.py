@@ -86,7 +86,10 @@ def main() -> None:
     args = parse_args()
     from tqdm import tqdm
 
-    from whisper_lab import checkpoint, cleaning, cluster, engine, features, files, places, splits, store, survey
+    from whisper_lab import engine
+
+    engine.begin()
+    from whisper_lab import checkpoint, cleaning, cluster, features, files, places, splits, store, survey
 
     language = checkpoint.whisper_language(args.language)
     limits = cleaning.Limits(**{name: getattr(args, name) for name in asdict(cleaning.Limits())})

@@ -80,9 +80,11 @@ def ours(clips: list, folder: Path, workers: int) -> None:
 def child(name: str, source: str, count: int, workers: int) -> dict:
     """Run a side: {"seconds", "bytes", "peak_mb"}."""
     global PROCESSOR
-    from whisper_lab import checkpoint, command
+    from whisper_lab import checkpoint, command, engine
 
     command.quiet_libraries()
+    if workers > 1:
+        engine.begin()  # as feature-pipeline.py does before it reads the corpus
     PROCESSOR = checkpoint.load_processor("sample")
     run, clips = globals()[name], clips_of(Path(source), count)
     with tempfile.TemporaryDirectory() as scratch:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 
 from . import LabError
 
@@ -13,6 +14,14 @@ from . import LabError
 def workers(wanted: int | None = None) -> int:
     """Processes to use: `wanted`, or one for each core that this process may run on."""
     return wanted or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+
+
+def begin() -> None:
+    """Start the process that `Local` forks its workers from: a second of imports, while there is other work to do."""
+    if os.name == "posix":
+        # The libraries too: it looks for whisper_lab in the current folder only.
+        forkserver.set_forkserver_preload(["torch", "pyarrow.parquet", "soundfile", "soxr", "whisper_lab.store"])
+        forkserver.ensure_running()
 
 
 @dataclass(frozen=True)
@@ -32,9 +41,8 @@ class Local:
                 yield from map(task, jobs)
             return
         # A fork server, because forking this process would copy the locks of its library threads, held or not.
+        begin()
         context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-        if os.name == "posix":
-            context.set_forkserver_preload([type(task).__module__])
         with concurrent.futures.ProcessPoolExecutor(min(processes, len(jobs)), context, one_thread) as pool:
             futures = [pool.submit(task, job) for job in jobs]
             try:
