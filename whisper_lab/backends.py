@@ -49,25 +49,26 @@ class CTranslate2:
         self.device = device
         config = checkpoint.config(folder)
         # On short windows, threads that share a matrix wait for each other longer than they work (Whisper base, two
-        # cores: 151 ms to decode a clip with two, 54 with one), so a window has one thread. 30 s are worth sharing.
+        # cores: 151 ms to decode a clip with two, 54 with one), so a text has one thread. 30 s are worth sharing.
         short = device == "cpu" and len(config.get("trained_windows") or ()) > 1
         self.workers = threads if short else 1  # calls that run at the same time
 
-        def load(precision: str):
+        def load(precision: str, workers: int):
             return ctranslate2.models.Whisper(
                 str(convert(folder, precision)),
                 device=device,
                 compute_type=precision,
-                inter_threads=self.workers,
-                intra_threads=threads // self.workers,
+                inter_threads=workers,
+                intra_threads=threads // workers,
             )
 
         self.precision = precision or ("float16" if device == "cuda" else "int8")
-        self.model = self.encoder = load(self.precision)
+        self.model = self.encoder = load(self.precision, self.workers)
         # What int8 costs in words, it costs in the encoder (tuned Whisper base: 10.9 % WER, 8.9 with an encoder in
-        # float32, 8.4 all in float32). Short windows can pay for it; of large models a second copy takes gigabytes.
+        # float32, 8.4 all in float32). Short windows can pay for it, and float32 is work enough for all threads; of
+        # large models a second copy takes gigabytes.
         if self.precision == "int8" and short and config.get("d_model", 0) <= 768:
-            self.precision, self.encoder = "int8 (encoder float32)", load("float32")
+            self.precision, self.encoder = "int8 (encoder float32)", load("float32", 1)
         self._view = ctranslate2.StorageView.from_array
 
     def encode(self, features: np.ndarray):
