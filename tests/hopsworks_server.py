@@ -5,6 +5,7 @@ https://github.com/logicalclocks/hopsworks (DatasetResource, DatasetHelper, Uplo
 """
 
 import base64
+import contextlib
 import datetime
 import ipaddress
 import json
@@ -57,6 +58,7 @@ class Hopsworks:
     def __init__(self, root: Path):
         self.root, self.log, self.faults = root, [], []
         self.uploads, self.models, self.groups = {}, {}, []
+        self.kafka, self.ran = None, []  # the address of its broker, the jobs that were started
         self.lock = threading.RLock()
         for name in PROJECTS:
             for dataset in ("Resources", "Models"):
@@ -119,6 +121,12 @@ class Hopsworks:
             return self.dataset(method, project, rest.removeprefix("dataset/"), query)
         if rest.startswith("modelregistries/"):
             return self.model(method, rest.rpartition("/")[2], body)
+        if found := re.fullmatch("jobs/([^/]+)(/executions)?", rest):  # the one that writes a group's rows into it
+            if found[2]:
+                self.ran += [found[1]] * (method == "POST")
+                return 200, {"id": 1, "state": "RUNNING"} if method == "POST" else {"count": 0, "items": []}
+            about = {"creationTime": "2026-11-01T00:00:00Z", "config": {}, "jobType": "SPARK", "creator": {}}
+            return 200, {"id": 1, "name": found[1], **about}
         if rest.startswith("featurestores/"):
             return self.feature_store(method, project, rest, body)
         raise Refusal(404)
@@ -186,7 +194,7 @@ class Hopsworks:
         return 200, self.models[key]
 
     def feature_store(self, method: str, project: str, rest: str, body: bytes):
-        if rest == f"featurestores/{project}_featurestore":
+        if rest in (f"featurestores/{project}_featurestore", "featurestores/67"):
             names = {
                 "featurestoreName": f"{project}_featurestore",
                 "offlineFeaturestoreName": f"{project}_featurestore",
@@ -194,8 +202,21 @@ class Hopsworks:
             about = {"created": "2026-11-01T00:00:00Z", "projectName": project, "projectId": PROJECTS[project]}
             return 200, {"featurestoreId": 67, "onlineEnabled": False, **names, **about}
         if method == "POST" and rest == "featurestores/67/featuregroups":
-            self.groups.append(json.loads(body) | {"id": len(self.groups) + 1})
+            group = json.loads(body)
+            self.groups.append(group | {"id": len(self.groups) + 1, "onlineTopicName": f"{group['name']}_topic"})
             return 201, self.groups[-1]
+        if rest.endswith("/expectationsuite"):
+            return 200, {"count": 0}
+        if rest == "featurestores/67/storageconnectors/kafka_connector/byok":
+            kind = {"type": "featurestoreKafkaConnectorDTO", "storageConnectorType": "KAFKA", "externalKafka": True}
+            reach = {"bootstrapServers": self.kafka, "securityProtocol": "PLAINTEXT", "options": []}
+            reach["sslEndpointIdentificationAlgorithm"] = "none"
+            return 200, {"id": 1, "featurestoreId": 67, "name": "kafka_connector", **kind, **reach}
+        if "/kafka/subjects/" in rest:
+            kinds = {feature["name"]: feature["type"] for feature in self.groups[-1]["features"]}
+            fields = [{"name": name, "type": ["null", kind]} for name, kind in kinds.items()]
+            schema = {"type": "record", "name": "row", "fields": fields}
+            return 200, {"id": 1, "subject": rest.split("/")[-3], "version": 1, "schema": json.dumps(schema)}
         if found := [group for group in self.groups if rest == f"featurestores/67/featuregroups/{group['name']}"]:
             return 200, found
         raise Refusal(404, 270009, "Featuregroup wasn't found.")
@@ -244,6 +265,27 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     do_GET = do_POST = do_PUT = do_DELETE = handle_any
+
+
+@contextlib.contextmanager
+def broker():
+    """librdkafka's own mock of a Kafka broker: its address, and a function that gives the values sent to a topic."""
+    from confluent_kafka import Consumer, Producer
+
+    kafka = Producer({"test.mock.num.brokers": "1", "bootstrap.servers": "none", "log_level": 2})
+    [found] = kafka.list_topics(timeout=10).brokers.values()
+    address = f"{found.host}:{found.port}"
+
+    def values(topic: str, count: int) -> list[bytes]:
+        options = {"bootstrap.servers": address, "group.id": "tests", "auto.offset.reset": "earliest", "log_level": 2}
+        consumer = Consumer(options)
+        consumer.subscribe([topic])
+        try:
+            return [message.value() for message in consumer.consume(count, timeout=20) if not message.error()]
+        finally:
+            consumer.close()
+
+    yield address, values
 
 
 def _form(headers, body: bytes) -> dict:

@@ -207,7 +207,7 @@ def test_a_run_that_is_interrupted_says_so_and_the_next_one_goes_on(platform, tm
     def interrupt():
         while not any(part.stat().st_size for part in (tmp_path / "cache").rglob("*.part")):
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # the one that waits for the server
         interrupted.wait(5)
 
     interrupted = threading.Event()

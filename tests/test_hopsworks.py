@@ -1,6 +1,7 @@
 """Hopsworks' own client against a server on the loopback, over TLS."""
 
 import concurrent.futures
+import io
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import pyarrow
 import pytest
 from conftest import ROOT
-from hopsworks_server import KEY, Hopsworks, Refusal
+from hopsworks_server import KEY, Hopsworks, Refusal, broker
 
 from whisper_lab import LabError, faults, hopsworks_place, hopsworks_session, publishing, transfers
 from whisper_lab.hopsworks_place import HopsworksPlace, insert_clips, parse, register_model
@@ -368,12 +369,26 @@ CLIPS = pyarrow.table({
 })  # fmt: skip
 
 
-def test_clips_need_the_extra_package_and_nothing_is_made_without_it(server):
+def test_clips_need_the_extra_package_and_nothing_is_made_without_it(server, monkeypatch):
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
     with pytest.raises(LabError, match=r'pip install "hopsworks\[python\]==5.2.1"'):
         insert_clips("lab", "clips", CLIPS)
     with pytest.raises(LabError, match="no column shard"):
         insert_clips("lab", "clips", CLIPS.drop(["shard"]))
     assert not server.groups
+
+
+def test_the_clips_reach_kafka_as_the_group_says_and_its_job_is_started(server):
+    import fastavro
+
+    with broker() as (server.kafka, sent):
+        insert_clips("lab", "clips", CLIPS)
+        values = sent("clips_topic", CLIPS.num_rows)
+    fields = [{"name": f["name"], "type": ["null", f["type"]]} for f in server.groups[0]["features"]]
+    schema = fastavro.parse_schema({"type": "record", "name": "row", "fields": fields})
+    rows = [fastavro.schemaless_reader(io.BytesIO(value), schema, schema) for value in values]
+    assert sorted(rows, key=lambda row: row["id"]) == CLIPS.drop(["row"]).to_pylist()
+    assert server.ran == ["clips_1_offline_fg_materialization"]
 
 
 def test_the_feature_group_of_the_clips_is_made_once(server):

@@ -185,7 +185,9 @@ def insert_clips(project: str, feature_group: str, table, version: int = 1) -> s
         session.explained(f"hopsworks://{project}/{feature_group}"),
         session.connected(project) as found,
         session.unchanged(),
+        warnings.catch_warnings(),
     ):
+        warnings.simplefilter("ignore")  # that the group is new, that its Kafka may not be Hopsworks' own
         from hopsworks_common import util
         from hsfs.core import kafka_engine
 
