@@ -35,7 +35,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         "Mozilla Data Collective; hub:NAME[:CONFIG][@REVISION]; one's own: a TSV, CSV or JSONL file, a folder of such, "
         "or a folder in audiofolder or Parquet layout")
     add("--columns", nargs="+", default=[], metavar="KEY=NAME",
-        help="what columns are called, where the guess is wrong; keys: audio text speaker split id age gender accents")
+        help="what columns are called, where the guess is wrong; keys: audio text speaker split id age gender accents "
+        "seconds")
     add("--language", default="sv-SE",
         help="the locale (default sv-SE): what is read of a release, and the language that Whisper is told")
     add("--splits", nargs="+", metavar="SPLIT", help="default: train dev test, and the sample's aside")
@@ -88,7 +89,8 @@ def main() -> None:
 
     from whisper_lab import engine
 
-    engine.begin()
+    if args.engine == "local" and engine.workers(args.workers) > 1:
+        engine.begin()
     from whisper_lab import checkpoint, cleaning, cluster, features, files, places, splits, store, survey
 
     language = checkpoint.whisper_language(args.language)
@@ -133,16 +135,10 @@ def labelled(clips, tokenizer, language: str) -> list[dict]:
 def publish(folder: Path, url: str, feature_group: str | None) -> str:
     """Send the set to `url`, and a row about each clip to the feature group; the URL of the version that holds it."""
     import pyarrow.parquet
-    from tqdm import tqdm
 
     from whisper_lab import publishing, store
 
-    with tqdm(unit="B", unit_scale=True, desc="Publishing") as bar:
-
-        def progress(count: int, total: int) -> None:
-            bar.total = total
-            bar.update(count)
-
+    with publishing.shown("Publishing") as progress:
         place = publishing.publish(folder, url, progress=progress)
     print(f"  published: {place}")
     if feature_group:

@@ -202,9 +202,7 @@ def test_a_connection_cut_again_and_again_is_said_and_the_next_run_goes_on(platf
     assert platform.starts == [0, CHUNK, 2 * CHUNK, 3 * CHUNK]
 
 
-def test_a_run_that_is_interrupted_says_so_and_the_next_one_goes_on(platform, tmp_path, request):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever another test has left
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+def test_a_run_that_is_interrupted_says_so_and_the_next_one_goes_on(platform, tmp_path):
 
     def interrupt():
         while not any(part.stat().st_size for part in (tmp_path / "cache").rglob("*.part")):

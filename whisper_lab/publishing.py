@@ -12,8 +12,11 @@ at the same moment are told apart by reading the claim back, and in the worst ca
 import json
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
 
 from . import LabError, files, transfers
 from .places import Place, open_place
@@ -61,6 +64,18 @@ def publish(
     if not complete:
         _write(place, f"{version}/{LISTING}", content)
     return f"{place.url}/{version}"
+
+
+@contextmanager
+def shown(title: str) -> Iterator[Progress]:
+    """A bar in bytes: the `progress` of `publish` and `fetch`."""
+    with tqdm(desc=title, unit="B", unit_scale=True) as bar:
+
+        def progress(count: int, total: int) -> None:
+            bar.total = total
+            bar.update(count)
+
+        yield progress
 
 
 def _describe(folder: Path, names: list[str] | None) -> dict:

@@ -37,7 +37,9 @@ def _in_hopsworks(url: str) -> bool:
 
 
 def _project_and_name(url: str) -> tuple[str, str]:
-    project, _, name = url.removeprefix("hopsworks://").strip("/").partition("/")
-    if not (project and name) or "/" in name:
+    from . import hopsworks_place
+
+    project, name = hopsworks_place.parse(url)
+    if "/" in name:
         raise LabError(f"{url} is no model of a project; write --registry hopsworks://PROJECT/NAME")
     return project, name

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from . import LabError, files, publishing, reading, transfers
 from .batches import GROUP, WindowBatches
@@ -35,12 +34,7 @@ def open_features(source: str, stream: bool = False) -> FeatureSet:
     folder = Path(source)
     if is_url(source):
         source = publishing.listing(source)["url"]  # of one version, whatever is published meanwhile
-        with tqdm(desc="Fetching", unit="B", unit_scale=True) as bar:
-
-            def progress(count: int, total: int) -> None:
-                bar.total = total
-                bar.update(count)
-
+        with publishing.shown("Fetching") as progress:
             folder = publishing.fetch(source, progress, lambda name: not (stream and name.startswith("train-")))
     return StreamedSet(folder, open_place(source)) if stream else FeatureSet(folder)
 
@@ -188,7 +182,9 @@ class Streamed(reading.Split):
         if file.stat().st_size != shard["bytes"]:
             raise ConnectionError(f"{where} came cut short")
         if files.file_digest(file) != shard["sha256"]:
-            raise LabError(f"{where} is damaged (its checksum differs); publish the feature set again, as before")
+            raise LabError(
+                f"{where} is damaged (its checksum differs); delete it there, then publish the set again, as before"
+            )
 
 
 def scratch(parent: Path) -> tuple[Path, FileLock]:

@@ -65,6 +65,7 @@ class Trainer(Seq2SeqTrainer):
 
     def __init__(self, model, recipe: Recipe, folder: Path, splits: dict, processor, prompt: list[int]):
         self.recipe, self.splits, self.prompt, self.processor = recipe, splits, prompt, processor
+        self._stop = StopAfterStep()
         super().__init__(
             model=model,
             args=arguments(recipe, folder),
@@ -72,7 +73,7 @@ class Trainer(Seq2SeqTrainer):
             eval_dataset=Windowed(splits["dev"]),
             data_collator=Collator(prompt[0], processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")),
             processing_class=processor,
-            callbacks=[StopAfterStep(), Progress()],
+            callbacks=[self._stop, Progress()],
         )
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
@@ -80,7 +81,13 @@ class Trainer(Seq2SeqTrainer):
     @property
     def stopped(self) -> bool:
         """Whether Ctrl-C ended the training."""
-        return any(isinstance(c, StopAfterStep) and c.asked for c in self.callback_handler.callbacks)
+        return self._stop.asked
+
+    def train(self, *args, **options):
+        try:
+            return super().train(*args, **options)
+        finally:
+            self._stop.restore()  # here, as callbacks hear nothing of a training that ends in an error
 
     def get_train_dataloader(self) -> DataLoader:
         # All passes are one long "epoch" to the Trainer, so that the place where a run resumes is one number.
@@ -169,7 +176,8 @@ class StopAfterStep(TrainerCallback):
             control.should_training_stop = control.should_save = True
             control.should_evaluate = False
 
-    def on_train_end(self, args, state, control, **_):
+    def restore(self) -> None:
+        """Ctrl-C does what it did before the training."""
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
