@@ -274,8 +274,10 @@ def test_a_killed_streamed_run_resumes_to_the_same_losses(small, tiny, tmp_path,
     assert len([entry for entry in whole if "loss" in entry]) == 6
     killed = make_run(small, tiny, tmp_path / "killed")
     killed.trainer.add_callback(Kill())
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(RuntimeError, match="killed"):
         killed.train()
+    assert signal.getsignal(signal.SIGINT) is before
     assert not list(cache.glob("streams/*/"))
     resumed = make_run(small, tiny, tmp_path / "killed", resume=True)
     assert losses(resumed) == whole and resumed.resumed_at == 2
