@@ -1,4 +1,6 @@
+import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +15,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of as many processes as there are
 from whisper_lab import command  # noqa: E402
 
 command.quiet_libraries()
+with contextlib.suppress(ValueError):  # Ctrl-C works as in a terminal, even where a shell has started pytest with `&`
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
