@@ -34,12 +34,12 @@ def clips_a_second(loader) -> float:
 def ours(folder: Path, model: str, passes: int, stream: bool, workers: int = 0) -> float:
     from torch.utils.data import DataLoader
 
-    from whisper_lab import checkpoint, streaming, training
+    from whisper_lab import checkpoint, recipes, streaming, training
 
     split = streaming.open_features(str(folder), stream).split("train")
     processor, loaded = checkpoint.load_processor(model), checkpoint.load_model(model)
     steps = passes * len(split) // BATCH
-    recipe = training.Recipe("adamw", 1e-5, steps, BATCH, 1, 1, 0.01, "mixed", steps + 1, 1.0, 1, stream)
+    recipe = recipes.Recipe("adamw", 1e-5, steps, BATCH, 1, 1, 0.01, "mixed", steps + 1, 1.0, 1, stream)
     prompt = checkpoint.prompt_ids(processor.tokenizer, "sv")
     splits = {"train": split, "dev": split}
     loader = training.Trainer(loaded, recipe, folder.parent / "run", splits, processor, prompt).get_train_dataloader()

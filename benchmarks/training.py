@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch  # noqa: E402
 
-from whisper_lab import blending, checkpoint, command, store, training  # noqa: E402
+from whisper_lab import blending, checkpoint, command, recipes, store, training  # noqa: E402
 
 
 def seconds(
@@ -25,7 +25,7 @@ def seconds(
 ) -> float:
     """Wall time of `steps` steps at `window`, from the start weights, without scoring or saving."""
     model.load_state_dict(start)
-    recipe = training.Recipe("adamw", 1e-5, steps, batch_size, 1, 1, 0.01, window, steps + 1, 1.0, 1)
+    recipe = recipes.Recipe("adamw", 1e-5, steps, batch_size, 1, 1, 0.01, window, steps + 1, 1.0, 1)
     trainer = training.Trainer(model, recipe, folder, splits, processor, prompt)
     trainer.args.save_strategy = trainer.args.eval_strategy = "no"
     trainer.args.load_best_model_at_end = False

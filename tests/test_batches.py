@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from whisper_lab import LabError
-from whisper_lab.batches import GROUP, Collator, WindowBatches, by_length
+from whisper_lab.batches import GROUP, Collator, Parts, WindowBatches, by_length
 from whisper_lab.windows import LENGTHS, shortest
 
 FRAMES = np.random.default_rng(0).integers(80, 900, 230).tolist()
@@ -17,10 +17,14 @@ def batches(**changes) -> list:
     return list(WindowBatches(**settings))
 
 
+def clips_of(batch) -> list[int]:
+    return [clip for example in batch for clip in example.clips]
+
+
 def test_every_clip_comes_once_a_pass_but_for_the_incomplete_batch():
     passes = batches()[:28], batches()[28:]
     for one in passes:
-        seen = Counter(clip for batch in one for clip, _ in batch)
+        seen = Counter(clip for batch in one for clip in clips_of(batch))
         assert set(seen.values()) == {1} and len(seen) == 224
     assert passes[0] != passes[1]
 
@@ -31,7 +35,7 @@ def test_the_same_seed_gives_the_same_batches_and_a_longer_run_begins_alike():
 
 
 def test_the_order_is_the_one_that_earlier_runs_had():
-    digest = hashlib.sha256(json.dumps(batches()).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([[(e.clips[0], e.window) for e in batch] for batch in batches()]).encode()).hexdigest()
     assert digest == "0483d02cddc6551b51871ab636f9c5f4effb545157bb8be7759d71d6daa65144"
 
 
@@ -45,9 +49,9 @@ def test_shard_by_shard_every_clip_comes_once_a_pass_and_few_shards_are_in_use(r
     assert drawn == batches(**settings) != batches(**settings | {"seed": 4})
     passes = drawn[:whole], drawn[whole:]
     for one in passes:
-        seen = Counter(clip for batch in one for clip, _ in batch)
+        seen = Counter(clip for batch in one for clip in clips_of(batch))
         assert set(seen.values()) == {1} and len(seen) == whole * 8
-        used = [{shards[clip] for clip, _ in batch} for batch in one]
+        used = [{shards[clip] for clip in clips_of(batch)} for batch in one]
         first = {shard: min(n for n, batch in enumerate(used) if shard in batch) for shard in range(count)}
         last = {shard: max(n for n, batch in enumerate(used) if shard in batch) for shard in range(count)}
         in_use = [sum(first[s] <= n <= last[s] for s in first) for n in range(whole)]
@@ -59,8 +63,8 @@ def test_shard_by_shard_every_clip_comes_once_a_pass_and_few_shards_are_in_use(r
 def test_a_batch_has_one_window_that_holds_its_clips(window):
     drawn = []
     for batch in batches(window=window, count=1_000):
-        (length,) = {length for _, length in batch}
-        least = shortest(max(FRAMES[clip] for clip, _ in batch))
+        (length,) = {example.window for example in batch}
+        least = shortest(max(FRAMES[clip] for clip in clips_of(batch)))
         assert length in LENGTHS and length >= least
         drawn.append((length, length == least))
     full = np.mean([length == 3_000 for length, _ in drawn])
@@ -69,7 +73,7 @@ def test_a_batch_has_one_window_that_holds_its_clips(window):
 
 
 def test_clips_of_like_length_meet():
-    padding = np.mean([length - FRAMES[clip] for batch in batches(window="short") for clip, length in batch])
+    padding = np.mean([e.window - FRAMES[e.clips[0]] for batch in batches(window="short") for e in batch])
     at_random = np.mean([shortest(max(FRAMES[i : i + 8])) - np.mean(FRAMES[i : i + 8]) for i in range(0, 224, 8)])
     assert padding < at_random / 2
 
@@ -78,13 +82,40 @@ def test_a_corpus_smaller_than_a_batch():
     assert [len(batch) for batch in batches(frames=[100, 300, 200], count=4)] == [3, 3, 3, 3]
 
 
+@pytest.mark.parametrize("pieces, processes", [(1, 1), (2, 1), (1, 2), (4, 2), (3, 5)])
+def test_the_parts_of_a_batch_are_the_batch(pieces, processes):
+    whole = batches(count=20)
+    seen = [list(Parts(whole, pieces, processes, rank)) for rank in range(processes)]
+    assert {len(parts) for parts in seen} == {20 * pieces} == {len(Parts(whole, pieces, processes, 0))}
+    for i, batch in enumerate(whole):
+        parts = [part for one in seen for part in one[i * pieces : (i + 1) * pieces]]
+        learnt = [example for part in parts for example in part if example.learnt]
+        assert sorted(learnt) == sorted(batch) and all(parts)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        assert all(example.window == batch[0].window for part in parts for example in part)
+
+
+def test_what_stands_in_is_not_learnt(processor):
+    from whisper_lab import checkpoint
+
+    (labels,) = checkpoint.label_ids(processor.tokenizer, ["Hej."], "sv")
+    row = {"id": "a", "labels": labels, "features": np.zeros((80, 200), np.float32)}
+    out = Collator(50258, 50257)([row, row | {"learnt": False}])
+    assert (out["labels"][0] != -100).any() and (out["labels"][1] == -100).all()
+
+
+def test_every_example_has_an_augmentation_of_its_own():
+    seeds = [example.seed for batch in batches() for example in batch]
+    assert len(set(seeds)) == len(seeds)
+
+
 def test_decoding_takes_every_clip_once_in_its_own_window():
     for lengths in (LENGTHS, [400, 3_000], [3_000]):
         batches = list(by_length(FRAMES, 16, lengths))
-        assert sorted(clip for batch in batches for clip, _ in batch) == list(range(len(FRAMES)))
+        assert sorted(clip for batch in batches for clip in clips_of(batch)) == list(range(len(FRAMES)))
         for batch in batches:
-            assert len({length for _, length in batch}) == 1 and len(batch) <= 16
-            assert all(length == shortest(FRAMES[clip], lengths) for clip, length in batch)
+            assert len({example.window for example in batch}) == 1 and len(batch) <= 16
+            assert all(e.window == shortest(FRAMES[e.clips[0]], lengths) for e in batch)
 
 
 def test_the_decoder_sees_the_start_once_and_learns_the_text(processor):

@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import ROOT, script
 
-from whisper_lab import LabError, blending, checkpoint, runs, scoring, store, training
-from whisper_lab.evaluation import Hypotheses
+from whisper_lab import LabError, blending, checkpoint, recipes, runs, scoring, store, training
+from whisper_lab.hypotheses import Hypotheses
 
 
 @pytest.fixture(scope="module")
@@ -187,10 +187,10 @@ def test_other_optimisers_and_windows_learn(features, tiny, tmp_path, optimizer,
 
 
 def test_default_rates_follow_size_and_optimiser():
-    assert training.default_rate("adamw", 512) == 2.5e-5 and training.default_rate(
+    assert recipes.default_rate("adamw", 512) == 2.5e-5 and recipes.default_rate(
         "adamw", 1280
-    ) < training.default_rate("adamw", 768)
-    assert training.default_rate("adagrad", 512) > 5 * training.default_rate("adamw", 512)
+    ) < recipes.default_rate("adamw", 768)
+    assert recipes.default_rate("adagrad", 512) > 5 * recipes.default_rate("adamw", 512)
 
 
 def test_blending_ends_at_the_weights_on_either_side(features, tiny, tmp_path):

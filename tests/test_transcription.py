@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 
-from whisper_lab import LabError, audio, backends, checkpoint, corpus, evaluation, files, scoring
+from whisper_lab import LabError, audio, backends, checkpoint, corpus, files, hypotheses, scoring
 from whisper_lab.audio import SAMPLE_RATE
 from whisper_lab.decoding import Decoding
 from whisper_lab.features import FRAMES, FrontEnd
@@ -51,7 +51,7 @@ def test_both_engines_write_the_same(base_in_transformers, sounds):
 
 
 def test_the_terminal_reads_what_the_scores_read(base_in_transformers, clips, sounds):
-    """evaluation.transcribe, of training-pipeline.py, over the same clips."""
+    """hypotheses.transcribe, of training-pipeline.py, over the same clips."""
     from whisper_lab.batches import Collator
 
     class Split:
@@ -71,7 +71,7 @@ def test_the_terminal_reads_what_the_scores_read(base_in_transformers, clips, so
 
     t = base_in_transformers
     token = t.tokenizer.convert_tokens_to_ids
-    heard = evaluation.transcribe(
+    heard = hypotheses.transcribe(
         t.backend.model,
         Split(),
         t.tokenizer,

@@ -1,7 +1,8 @@
 """Clips → batches of one window length each, the same for the same seed, and the tensors that Whisper trains on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +17,25 @@ CHUNK = 16  # batches sorted by length together: enough for little padding, few 
 GROUP = 8  # shards to draw clips from at a time while streaming: a thousand clips, and so of many speakers
 
 
+class Example(NamedTuple):
+    """What the model is shown at once: a clip, or several of them joined (`packing`)."""
+
+    clips: tuple[int, ...]  # their places in the split
+    window: int  # frames that the encoder takes
+    seed: int = 0  # of its augmentation, so that it is the same in whatever process it is read
+    previous: int | None = None  # the clip whose text is given as what was said before
+    timestamps: bool = False
+    learnt: bool = True  # False: stands in where a process has no example of a batch; no part of the loss
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """The clips that are read for it."""
+        return self.clips if self.previous is None else (*self.clips, self.previous)
+
+
 @dataclass(frozen=True)
 class WindowBatches:
-    """A batch sampler: `count` batches over and over the clips, each [(clip, window), …] with one window for all.
+    """A batch sampler: `count` batches over and over the clips, each of `Example`s with one window for all.
 
     In each pass every clip comes once (the last, smaller batch of a pass is left out); clips of like length meet in
     a batch. `window` says how long a batch is read: `short`, as short as its longest clip allows; `full`, 30 s always;
@@ -38,13 +55,14 @@ class WindowBatches:
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        rng = np.random.default_rng(self.seed)
-        left = self.count
+    def __iter__(self) -> Iterator[list[Example]]:
+        rng, left = np.random.default_rng(self.seed), self.count
         while left:
             for batch in self._one_pass(rng)[:left]:
                 window = self._draw(rng, max(self.frames[i] for i in batch))
-                yield [(int(i), window) for i in batch]
+                # Every example's seed is its own, and the draws above are the same whether it is used or not.
+                seeds = np.random.default_rng((self.seed, self.count - left)).integers(1 << 62, size=len(batch))
+                yield [Example((int(i),), window, int(seed)) for i, seed in zip(batch, seeds)]
                 left -= 1
 
     def _one_pass(self, rng: np.random.Generator) -> list[np.ndarray]:
@@ -84,18 +102,49 @@ class WindowBatches:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """The part of every batch that one process sees at a time: each batch in `pieces`, one after the other, and of each
+    the examples of process `rank` among `processes`. Together they are the batch, whatever its parts."""
+
+    batches: Iterable[list[Example]]
+    pieces: int = 1
+    processes: int = 1
+    rank: int = 0
+
+    def __len__(self) -> int:
+        return len(self.batches) * self.pieces
+
+    def __iter__(self) -> Iterator[list[Example]]:
+        for batch in self.batches:
+            for piece in range(self.pieces):
+                # Strided, since a batch is sorted by length: the parts cost alike.
+                mine = batch[piece * self.processes + self.rank :: self.pieces * self.processes]
+                yield mine or [batch[0]._replace(learnt=False)]
+
+
+@dataclass(frozen=True)
 class Windowed:
-    """A split as torch's loader asks for it: [(clip, window)] → the row with its features padded to the window."""
+    """A split as torch's loader asks for it: [Example] → a row with its features padded to the window.
+
+    `join` (rows, previous row) makes a row of several clips or with timestamps, `augment` (row, rng) another like it.
+    """
 
     split: object
+    join: Callable | None = None
+    augment: Callable | None = None
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, item: tuple[int, int]) -> dict:
-        index, window = item
-        row = self.split[index]
-        return row | {"features": pad(row["features"], window)}
+    def __getitem__(self, example: Example) -> dict:
+        rows = [self.split[i] for i in example.clips]
+        if len(rows) > 1 or example.timestamps:
+            row = self.join(rows, None if example.previous is None else self.split[example.previous])
+        else:
+            row = rows[0]
+        if self.augment:
+            row = self.augment(row, np.random.default_rng(example.seed))
+        return row | {"features": pad(row["features"], example.window), "learnt": example.learnt}
 
 
 @dataclass(frozen=True)
@@ -103,7 +152,8 @@ class Collator:
     """Rows → what WhisperForConditionalGeneration trains on.
 
     `start` is <|startoftranscript|>. The decoder's inputs are given here, not derived by the model, so that it never
-    sees that token twice; the prompt's tokens are in the inputs and out of the loss, since they are never predicted.
+    sees that token twice; what is given to the decoder (the prompt, and the text before) is in the inputs and out of
+    the loss, since it is never predicted.
     """
 
     start: int
@@ -112,33 +162,50 @@ class Collator:
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """`input_features` (batch, mels, window), `labels` and `decoder_input_ids` (batch, longest label)."""
-        longest = max(len(row["labels"]) for row in rows)
+        befores = [row.get("before", []) for row in rows]
+        longest = max(len(row["labels"]) + len(before) for row, before in zip(rows, befores))
         inputs = torch.full((len(rows), longest), self.end)
         labels = torch.full((len(rows), longest), -100)
-        for i, row in enumerate(rows):
+        for i, (row, before) in enumerate(zip(rows, befores)):
             ids = torch.tensor(row["labels"])
             if ids[0] == self.start:
                 raise LabError(
                     f"the labels of {row['id']} begin with the token that the decoder adds; make the features again"
                 )
-            inputs[i, 0], inputs[i, 1 : len(ids)] = self.start, ids[:-1]
-            labels[i, self.prompt : len(ids)] = ids[self.prompt :]
+            at = len(before)
+            inputs[i, :at] = torch.tensor(before, dtype=torch.long)
+            inputs[i, at], inputs[i, at + 1 : at + len(ids)] = self.start, ids[:-1]
+            if row.get("learnt", True):
+                given = row.get("given", self.prompt)
+                labels[i, at + given : at + len(ids)] = ids[given:]
         features = torch.from_numpy(np.stack([row["features"] for row in rows]))
         return {"input_features": features, "labels": labels, "decoder_input_ids": inputs}
 
 
-def by_length(frames: Sequence[int], batch_size: int, lengths: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
+@dataclass(frozen=True)
+class Named:
+    """`collate` with what the loss is reported by: `ids` of the rows, and the `speech` in them, in seconds."""
+
+    collate: Collator
+
+    def __call__(self, rows: list[dict]) -> dict:
+        learnt = [row for row in rows if row["learnt"]]
+        facts = {"ids": [row["id"] for row in learnt], "speech": sum(row["seconds"] for row in learnt)}
+        return self.collate(rows) | facts
+
+
+def by_length(frames: Sequence[int], batch_size: int, lengths: Sequence[int]) -> Iterator[list[Example]]:
     """Every clip once, at the shortest of `lengths` that holds it, longest first, in batches of one window: to decode.
 
     The first batch needs most memory.
     """
     windows = [shortest(count, lengths) for count in frames]
     order = sorted(range(len(frames)), key=lambda i: (-windows[i], -frames[i]))
-    batch: list[tuple[int, int]] = []
+    batch: list[Example] = []
     for i in order:
-        if batch and (len(batch) == batch_size or batch[0][1] != windows[i]):
+        if batch and (len(batch) == batch_size or batch[0].window != windows[i]):
             yield batch
             batch = []
-        batch.append((i, windows[i]))
+        batch.append(Example((i,), windows[i]))
     if batch:
         yield batch

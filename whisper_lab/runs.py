@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from . import LabError, blending, card, checkpoint, files, registry, scoring, training, windows
-from .evaluation import Hypotheses
+from . import LabError, blending, card, checkpoint, files, recipes, registry, scoring, training, windows
 from .features import FRAMES
+from .hypotheses import Hypotheses
 from .places import is_url
 from .store import FeatureSet
 
@@ -58,7 +58,7 @@ class Run:
         Raises LabError for an unknown optimiser or registry, for features of another front-end or vocabulary than the
         model's, for an output folder that holds another run, and for --resume with nothing to resume.
         """
-        training.optimizer_name(options.optimizer)
+        recipes.optimizer_name(options.optimizer)
         self.options, self.features = options, features
         if options.registry:
             registry.check(options.registry)  # now, not after hours of training
@@ -105,13 +105,13 @@ class Run:
                 f"{again}"
             )
 
-    def _recipe(self) -> training.Recipe:
+    def _recipe(self) -> recipes.Recipe:
         options, clips = self.options, len(self.splits["train"])
         batch_size = options.batch_size or (16 if clips >= SMALL else 8)
         steps = options.max_steps or math.ceil(options.epochs * clips / (batch_size * options.accumulation))
-        return training.Recipe(
+        return recipes.Recipe(
             optimizer=options.optimizer,
-            learning_rate=options.learning_rate or training.default_rate(options.optimizer, self.model.config.d_model),
+            learning_rate=options.learning_rate or recipes.default_rate(options.optimizer, self.model.config.d_model),
             max_steps=steps,
             batch_size=batch_size,
             accumulation=options.accumulation,

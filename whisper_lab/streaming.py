@@ -19,7 +19,7 @@ import pyarrow
 from filelock import FileLock, Timeout
 
 from . import LabError, files, publishing, reading, transfers
-from .batches import GROUP, WindowBatches
+from .batches import GROUP, Example, WindowBatches
 from .places import Place, is_url, open_place
 from .store import FeatureSet
 
@@ -220,14 +220,14 @@ class Ahead:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Example]]:
         shard_of_clip = self.split.shard_of_clip.tolist()
         ahead = GROUP * len(self.split) // len(self.split.shards) // self.batch_size + 1
         coming: deque[tuple[list, set[int]]] = deque()
         try:
             for batch in itertools.chain(self.batches, [None] * ahead):
                 if batch:
-                    shards = {shard_of_clip[clip] for clip, _ in batch}
+                    shards = {shard_of_clip[clip] for example in batch for clip in example.read}
                     coming.append((batch, shards))
                     self.split.expect(shards)
                 if coming and (len(coming) > ahead or not batch):

@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,52 +11,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.training_args import OptimizerNames
 
-from . import LabError, checkpoint, evaluation, files, near
+from . import checkpoint, files, hypotheses
 from .batches import Collator, WindowBatches, Windowed
+from .recipes import Recipe, optimizer_name
 from .streaming import Ahead
-
-# AdamW: a fortieth of the rate that OpenAI trained each size with (Radford et al. 2022, table 17), as
-# vasistalodagala/whisper-finetune recommends. By the model's width.
-ADAMW_RATES = {384: 3.75e-5, 512: 2.5e-5, 768: 1.25e-5, 1024: 6.25e-6, 1280: 4.375e-6}
-# Adagrad divides by the root of the sum of all squared gradients so far, not of their running mean, so its steps
-# shrink as 1/√t: over a few hundred to a few thousand steps it needs a rate ten to fifty times AdamW's.
-FACTORS = {"adagrad": 20.0}
-SHORT_NAMES = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit"}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Every decision that the trained weights depend on, but for the data and the model that it starts from."""
-
-    optimizer: str
-    learning_rate: float
-    max_steps: int
-    batch_size: int
-    accumulation: int
-    warmup_steps: int
-    weight_decay: float
-    window: str
-    eval_steps: int
-    blend: str | float
-    seed: int
-    stream: bool = False
-
-
-def optimizer_name(name: str) -> str:
-    """transformers' name for `--optimizer name`. Raises LabError with the nearest names."""
-    known = {str(member.value) for member in OptimizerNames}
-    full = SHORT_NAMES.get(name, name)
-    if full not in known:
-        raise LabError(f"there is no optimiser {name!r}" + near(name, known | set(SHORT_NAMES)))
-    return full
-
-
-def default_rate(optimizer: str, width: int) -> float:
-    """The learning rate for an optimiser and a model's width (its config's d_model)."""
-    nearest = min(ADAMW_RATES, key=lambda known: abs(known - width))
-    return ADAMW_RATES[nearest] * FACTORS.get(optimizer, 1.0)
 
 
 class Trainer(Seq2SeqTrainer):
@@ -112,10 +70,10 @@ class Trainer(Seq2SeqTrainer):
         )
         return self.accelerator.prepare(loader)
 
-    def transcribe(self, split: str, lengths: Sequence[int], title: str) -> evaluation.Hypotheses:
+    def transcribe(self, split: str, lengths: Sequence[int], title: str) -> hypotheses.Hypotheses:
         batch_size = self.args.per_device_eval_batch_size
         tokenizer = self.processor.tokenizer
-        return evaluation.transcribe(
+        return hypotheses.transcribe(
             self.model, self.splits[split], tokenizer, self.data_collator, self.prompt, lengths, batch_size, title
         )
 

@@ -23,6 +23,7 @@ class Hypotheses:
     references: list[str]
     texts: list[str]
     loss: float
+    tokens: int = 0  # that the loss is the mean of
 
     def scores(self) -> dict[str, scoring.Score]:
         return scoring.scores(self.references, self.texts)
@@ -49,13 +50,13 @@ def transcribe(
             with precision:
                 encoded = model.get_encoder()(inputs.pop("input_features"))
                 logits = model(encoder_outputs=encoded, decoder_input_ids=inputs["decoder_input_ids"]).logits
-                frames = batch[0][1]
+                frames = batch[0].window
                 read = read_again(
                     decode(model, encoded, prompt, token_limit(frames)),
                     frames,
                     DEFAULT.beams,
                     partial(_with_beams, model, encoded, prompt, frames),
-                    partial(_at_30_s, model, split, prompt, [i for i, _ in batch]),
+                    partial(_at_30_s, model, split, prompt, [example.clips[0] for example in batch]),
                 )
             labels = inputs["labels"]
             losses += torch.nn.functional.cross_entropy(
@@ -63,11 +64,11 @@ def transcribe(
             ).item()
             tokens += (labels != -100).sum().item()
             written = tokenizer.batch_decode([unlooped(one.tokens) for one in read], skip_special_tokens=True)
-            for (index, _), text in zip(batch, written):
-                texts[index] = text.strip()
+            for example, text in zip(batch, written):
+                texts[example.clips[0]] = text.strip()
             bar.update(len(batch))
     model.train(was_training)
-    return Hypotheses(split.column("id"), split.column("sentence"), texts, losses / max(tokens, 1))
+    return Hypotheses(split.column("id"), split.column("sentence"), texts, losses / max(tokens, 1), tokens)
 
 
 def _with_beams(model, encoded, prompt: list[int], frames: int, chosen: list[int]) -> list[Decoded]:
