@@ -17,7 +17,7 @@ card), metrics.json, predictions.tsv, curves.png, plan.json, and a TensorBoard l
 
 import argparse
 
-from whisper_lab import command
+from whisper_lab import command, recipes
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -57,78 +57,130 @@ def parse_args(argv=None) -> argparse.Namespace:
         action="store_true",
         help="go on with the run in --output, from its last checkpoint, to the same losses",
     )
-    recipe = parser.add_argument_group("recipe")
-    add = recipe.add_argument
-    add("--optimizer", default="adamw", help="adamw (default), adagrad, adafactor, or any name transformers knows")
+    add = parser.add_argument_group(
+        "optimisers: of several values each combination is trained, and compared"
+    ).add_argument
     add(
-        "--learning-rate",
-        type=float,
-        metavar="RATE",
-        help="default: by model size and optimiser; lower it where the corpus is small and forgetting costs more than "
-        "learning gains",
+        "--optimizer",
+        nargs="+",
+        default=["adamw"],
+        help="adamw (default), adagrad, adafactor, or others of transformers",
     )
+    add(
+        "--learning-rate", nargs="+", type=command.positive, metavar="RATE", help="default: by model size and optimiser"
+    )
+    add("--seeds", "--seed", nargs="+", type=int, default=[1], metavar="N", help="of the order of clips (default 1)")
+    add(
+        "--label-smoothing",
+        type=command.share,
+        default=0.0,
+        metavar="SHARE",
+        help="of the aim, for all tokens alike (default 0)",
+    )
+    recipe = parser.add_argument_group("steps")
     steps = recipe.add_mutually_exclusive_group()
-    steps.add_argument("--max-steps", type=int, metavar="N", help="steps of the optimiser, instead of --epochs")
-    steps.add_argument("--epochs", type=float, default=4, metavar="N", help="passes over train (default 4)")
+    steps.add_argument(
+        "--max-steps", type=command.count, metavar="N", help="steps of the optimiser, instead of --epochs"
+    )
+    steps.add_argument("--epochs", type=command.positive, default=4, metavar="N", help="passes over train (default 4)")
+    add = recipe.add_argument
+    add(
+        "--patience",
+        type=command.count,
+        metavar="N",
+        help="stop when dev has not improved in so many scorings (default: go on)",
+    )
     add(
         "--batch-size",
-        type=int,
+        type=command.count,
         metavar="N",
-        help="clips a step and device (default 16; 8 below 2,000 clips, for more steps)",
+        help="clips a step and device (default 16; 8 below 2,000 clips)",
     )
     add(
         "--accumulation",
-        type=int,
+        type=command.count,
         default=1,
         metavar="N",
-        help="batches a step: memory of one, gradient of all (default 1)",
+        help="batches a step: memory of one, gradient of all",
     )
+    add = parser.add_argument_group("what the model is shown").add_argument
     add(
         "--window",
-        choices=("mixed", "short", "full"),
+        choices=("mixed", "short", "full", "packed"),
         default="mixed",
         help="mixed (default): as short as the speech, longer now and then; short: always; full: 30 s always, the "
-        "classic recipe",
+        "classic recipe; packed: mixed, and clips joined to 30 s with timestamps, which keeps Whisper good at it",
+    )
+    add("--masks", action="store_true", help="SpecAugment, on the speech alone")
+    add(
+        "--perturb", nargs="+", choices=("speed", "noise", "room", "gain"), default=(), help="the sound, each time anew"
     )
     add(
-        "--blend",
-        type=share,
-        default="auto",
-        metavar="SHARE",
-        help="share of tuned weights in the final average with the untuned ones, against forgetting: 0 to 1, or auto "
-        "(default): the smallest that keeps 95 %% of what was gained on dev",
+        "--audio",
+        metavar="SOURCE",
+        help="the corpus with the sound, for --perturb (default: where the features came from)",
     )
-    add("--seed", type=int, default=1, help="of the order of clips (default 1)")
-    args = parser.parse_args(argv)
-    for name in ("max_steps", "batch_size", "accumulation", "epochs", "learning_rate"):
-        if (value := getattr(args, name)) is not None and value <= 0:
-            parser.error(f"--{name.replace('_', '-')} is a number above 0")
-    return args
+    add(
+        "--bpe-dropout",
+        type=command.share,
+        default=0.0,
+        metavar="SHARE",
+        help="of merges left out in spelling labels (default 0)",
+    )
+    add = parser.add_argument_group("what is trained, and with how much memory").add_argument
+    add(
+        "--preset",
+        choices=(*recipes.PRESETS,),
+        help="batch size, LoRA and activations for a machine, by the model's size",
+    )
+    add("--lora", type=int, metavar="RANK", help="train narrow matrices beside the model's own, merged at the end")
+    add("--lora-targets", nargs="+", default=(), metavar="NAME", help="those of q_proj k_proj v_proj out_proj fc1 fc2")
+    add("--freeze", nargs="+", default=(), metavar="PART", help="encoder, embeddings, encoder.0-3, decoder.2, …")
+    add("--activation-checkpointing", action="store_true", default=None, help="a third slower, a third of the memory")
+    add("--blend", type=command.share_or_auto, default="auto", metavar="SHARE", help=BLEND)
+    add("--report-to", nargs="+", default=("tensorboard",), help="tensorboard (default), wandb, trackio, none")
+    return parser.parse_args(argv)
 
 
-def share(text: str) -> str | float:
-    if text == "auto" or 0 <= float(text) <= 1:
-        return text if text == "auto" else float(text)
-    raise ValueError(text)
+BLEND = (
+    "share of tuned weights in the final average with the untuned ones, against forgetting: 0 to 1, or auto (default): "
+    "the smallest that keeps 95 %% of what was gained on dev"
+)
 
 
 def main() -> int | None:
     options = vars(parse_args())
-    from whisper_lab import card, registry, runs, streaming
+    from whisper_lab import card, processes, registry, runs, streaming
 
-    run = runs.Run(runs.Options(**options), streaming.open_features(options["features"], options["stream"]))
+    try:
+        from whisper_lab import study
+
+        chosen = study.expand(options)
+    except ImportError:
+        seeds = options.pop("seeds")
+        chosen = [
+            recipes.Options(
+                **options
+                | {
+                    "optimizer": options["optimizer"][0],
+                    "learning_rate": (options["learning_rate"] or [None])[0],
+                    "seed": seeds[0],
+                }
+            )
+        ]
+    if len(chosen) > 1:
+        return study.Study(chosen).complete()
+    run = runs.Run(chosen[0], streaming.open_features(options["features"], options["stream"]))
     if run.finished:
         print(f"{run.folder} holds this very run, finished; delete that folder to train again.")
     else:
         try:
-            run.score_untuned()
-            run.train()
-            run.blend()
-            run.score_tuned()
-            run.save()
+            run.complete()
         except KeyboardInterrupt:
             print(f"Stopped; {run.progress()}. To go on: {run.options.command_line('--resume')}")
             return 130
+    if not processes.first():
+        return None
     print(card.summary(run.folder, run.metrics, run.predictions))
     if options["registry"]:
         print(f"Registered: {registry.register(run.folder, options['registry'])}")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, script
 
-from whisper_lab import LabError, blending, checkpoint, recipes, runs, scoring, store, training
+from whisper_lab import LabError, blending, checkpoint, recipes, resuming, runs, scoring, store, training
 from whisper_lab.hypotheses import Hypotheses
 
 
@@ -123,14 +123,14 @@ def test_a_stopped_run_resumes_to_the_same_losses(whole, features, tiny, tmp_pat
     folder = tmp_path / "stopped"
     command = [sys.executable, ROOT / "training-pipeline.py", *arguments(features, tiny, folder)]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    while run.poll() is None and not training.last_checkpoint(folder):
+    while run.poll() is None and not resuming.last_checkpoint(folder):
         time.sleep(0.005)
     run.send_signal(kind)
     printed, _ = run.communicate(timeout=120)
     assert not (folder / "metrics.json").exists()
     if kind == signal.SIGINT:
         assert run.returncode == 130 and "--resume" in printed
-        checkpoint.load_model(str(training.last_checkpoint(folder)))
+        checkpoint.load_model(str(resuming.last_checkpoint(folder)))
     refused = script("training-pipeline.py", *arguments(features, tiny, folder), cwd=tmp_path, check=False)
     assert refused.returncode == 2 and "unfinished run" in refused.stderr
     script("training-pipeline.py", *arguments(features, tiny, folder), "--resume", cwd=tmp_path)

@@ -1,19 +1,22 @@
 """Clips → batches of one window length each, the same for the same seed, and the tensors that Whisper trains on."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from . import LabError
+from . import LabError, packing
 from .features import FRAMES, pad
 from .windows import LENGTHS, shortest
 
 FULL_SHARE = 1 / 16  # of mixed batches, read at 30 s: costs a fifth of the speed, keeps the model good there
 LONGER_SHARE = 1 / 4  # of mixed batches, read at a length between the shortest and twice that
+PACKED_SHARE = 1 / 2  # of packed's clips, in packs: for a clip they cost no more than short windows; the rest as mixed
+TIMED_SHARE = 1 / 4  # of packed's other batches, with timestamps; with most packs (packing.TIMED_SHARE), half of all
 CHUNK = 16  # batches sorted by length together: enough for little padding, few enough to leave the order random
+POSITIONS = 448  # of Whisper's decoder, every size
 GROUP = 8  # shards to draw clips from at a time while streaming: a thousand clips, and so of many speakers
 
 
@@ -39,7 +42,9 @@ class WindowBatches:
 
     In each pass every clip comes once (the last, smaller batch of a pass is left out); clips of like length meet in
     a batch. `window` says how long a batch is read: `short`, as short as its longest clip allows; `full`, 30 s always;
-    `mixed`, short mostly, and longer often enough that the same weights stay good there.
+    `mixed`, short mostly, and longer often enough that the same weights stay good there; `packed`, as mixed, and as
+    often 30 s of many clips, of which a batch has so many that its sound is as long as other batches'. These cut off
+    some clips that are read whole elsewhere. `speakers` and `tokens` of the clips are for packs.
 
     Clips are drawn from the whole corpus, or, with `shards`, the number of each clip's shard, from `GROUP` shards at a
     time: the next when those are used up, so that each is wanted in one stretch of a pass.
@@ -51,6 +56,8 @@ class WindowBatches:
     window: str
     seed: int
     shards: Sequence[int] | None = None
+    speakers: Sequence[str] = ()
+    tokens: Sequence[int] = ()  # labels of each clip
 
     def __len__(self) -> int:
         return self.count
@@ -59,13 +66,16 @@ class WindowBatches:
         rng, left = np.random.default_rng(self.seed), self.count
         while left:
             for batch in self._one_pass(rng)[:left]:
-                window = self._draw(rng, max(self.frames[i] for i in batch))
+                if not batch[0].window:
+                    window = self._draw(rng, max(self.frames[example.clips[0]] for example in batch))
+                    timestamps = self.window == "packed" and rng.random() < TIMED_SHARE
+                    batch = [example._replace(window=window, timestamps=timestamps) for example in batch]
                 # Every example's seed is its own, and the draws above are the same whether it is used or not.
                 seeds = np.random.default_rng((self.seed, self.count - left)).integers(1 << 62, size=len(batch))
-                yield [Example((int(i),), window, int(seed)) for i, seed in zip(batch, seeds)]
+                yield [example._replace(seed=int(seed)) for example, seed in zip(batch, seeds)]
                 left -= 1
 
-    def _one_pass(self, rng: np.random.Generator) -> list[np.ndarray]:
+    def _one_pass(self, rng: np.random.Generator) -> list[list[Example]]:
         everything = np.arange(len(self.frames))
         stretches = [everything] if self.shards is None else self._stretches(rng)
         return [batch for clips in stretches for batch in self._batches(rng, clips)]
@@ -79,24 +89,39 @@ class WindowBatches:
         ends = np.cumsum([group.sum() for group in groups]) // self._size * self._size
         return np.split(np.concatenate([rng.permutation(shards[i]) for i in order]), ends[:-1])
 
-    def _batches(self, rng: np.random.Generator, clips: np.ndarray) -> list[np.ndarray]:
-        order, span = rng.permutation(clips), CHUNK * self._size
-        batches = []
+    def _batches(self, rng: np.random.Generator, clips: np.ndarray) -> list[list[Example]]:
+        """Window 0: still to be drawn."""
+        order, span, whole = rng.permutation(clips), CHUNK * self._size, []
+        if self.window == "packed":
+            single = round((1 - PACKED_SHARE) * len(order) / self._size) * self._size
+            order, packed = order[:single], order[single:]
+            whole += self._packs(rng, packed)
         for start in range(0, len(order), span):
             chunk = sorted(order[start : start + span], key=lambda i: self.frames[i])
-            batches += [chunk[i : i + self._size] for i in range(0, len(chunk), self._size)]
-        whole = [batch for batch in batches if len(batch) == self._size]
+            batches = [chunk[i : i + self._size] for i in range(0, len(chunk), self._size)]
+            whole += [[Example((int(i),), 0) for i in batch] for batch in batches if len(batch) == self._size]
         return [whole[i] for i in rng.permutation(len(whole))]
+
+    def _packs(self, rng: np.random.Generator, clips: np.ndarray) -> list[list[Example]]:
+        columns = [[column[i] for i in clips] for column in (self.frames, self.speakers, self.tokens)]
+        drawn = packing.as_read(packing.packs(*columns, rng), columns[0], rng)
+        packs = [
+            Example(tuple(clips[pack].tolist()), FRAMES, 0, None if before is None else int(clips[before]), timestamps)
+            for pack, before, timestamps in drawn
+        ]
+        size = max(1, min(len(packs), round(self._size * float(np.mean(self.frames)) / FRAMES)))
+        order = [packs[i] for i in rng.permutation(len(packs))]
+        return [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
 
     @property
     def _size(self) -> int:
         return min(self.batch_size, len(self.frames))  # a corpus below one batch
 
     def _draw(self, rng: np.random.Generator, frames: int) -> int:
-        least, chance = shortest(frames), rng.random()
-        if self.window == "full" or (self.window == "mixed" and chance < FULL_SHARE):
+        least, chance, mixed = shortest(frames), rng.random(), self.window in ("mixed", "packed")
+        if self.window == "full" or (mixed and chance < FULL_SHARE):
             return FRAMES
-        if self.window == "mixed" and chance < FULL_SHARE + LONGER_SHARE:
+        if mixed and chance < FULL_SHARE + LONGER_SHARE:
             return int(rng.choice([length for length in LENGTHS if least <= length <= 2 * least]))
         return least
 
@@ -106,13 +131,17 @@ class Parts:
     """The part of every batch that one process sees at a time: each batch in `pieces`, one after the other, and of each
     the examples of process `rank` among `processes`. Together they are the batch, whatever its parts."""
 
-    batches: Iterable[list[Example]]
+    batches: WindowBatches
     pieces: int = 1
     processes: int = 1
     rank: int = 0
 
     def __len__(self) -> int:
         return len(self.batches) * self.pieces
+
+    @property
+    def batch_size(self) -> int:
+        return max(1, self.batches.batch_size // (self.pieces * self.processes))
 
     def __iter__(self) -> Iterator[list[Example]]:
         for batch in self.batches:
@@ -126,7 +155,8 @@ class Parts:
 class Windowed:
     """A split as torch's loader asks for it: [Example] → a row with its features padded to the window.
 
-    `join` (rows, previous row) makes a row of several clips or with timestamps, `augment` (row, rng) another like it.
+    `join` (rows, previous row, timestamps) makes a row of several clips or with timestamps, `augment` (row, rng)
+    another like it.
     """
 
     split: object
@@ -139,7 +169,8 @@ class Windowed:
     def __getitem__(self, example: Example) -> dict:
         rows = [self.split[i] for i in example.clips]
         if len(rows) > 1 or example.timestamps:
-            row = self.join(rows, None if example.previous is None else self.split[example.previous])
+            previous = None if example.previous is None else self.split[example.previous]
+            row = self.join(rows, previous, example.timestamps)
         else:
             row = rows[0]
         if self.augment:
@@ -159,6 +190,7 @@ class Collator:
     start: int
     end: int
     prompt: int = 3  # <|sv|><|transcribe|><|notimestamps|>
+    vocabulary: int | None = None  # ids below it are the model's
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """`input_features` (batch, mels, window), `labels` and `decoder_input_ids` (batch, longest label)."""
@@ -167,12 +199,9 @@ class Collator:
         inputs = torch.full((len(rows), longest), self.end)
         labels = torch.full((len(rows), longest), -100)
         for i, (row, before) in enumerate(zip(rows, befores)):
-            ids = torch.tensor(row["labels"])
-            if ids[0] == self.start:
-                raise LabError(
-                    f"the labels of {row['id']} begin with the token that the decoder adds; make the features again"
-                )
-            at = len(before)
+            ids, at = torch.tensor(row["labels"]), len(before)
+            if unfit := self._unfit(ids, at + len(ids)):
+                raise LabError(f"the labels of {row['id']} {unfit}; make the features again")
             inputs[i, :at] = torch.tensor(before, dtype=torch.long)
             inputs[i, at], inputs[i, at + 1 : at + len(ids)] = self.start, ids[:-1]
             if row.get("learnt", True):
@@ -180,6 +209,16 @@ class Collator:
                 labels[i, at + given : at + len(ids)] = ids[given:]
         features = torch.from_numpy(np.stack([row["features"] for row in rows]))
         return {"input_features": features, "labels": labels, "decoder_input_ids": inputs}
+
+    def _unfit(self, ids: torch.Tensor, positions: int) -> str | None:
+        """Why these labels cannot be learnt. A GPU would say "device-side assert triggered", some steps later."""
+        if ids[0] == self.start:
+            return "begin with the token that the decoder adds"
+        if positions > POSITIONS:
+            return f"take {positions} positions, and the decoder has {POSITIONS}"
+        if self.vocabulary and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary:
+            return f"hold {int(ids.max())}, and the model knows {self.vocabulary} tokens"
+        return None
 
 
 @dataclass(frozen=True)

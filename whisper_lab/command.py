@@ -1,5 +1,6 @@
 """How every script starts and ends: one line for a user's mistake, the exit status that a shell expects."""
 
+import argparse
 import errno
 import logging
 import os
@@ -45,3 +46,28 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TQDM_MININTERVAL", "0.5")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("datasets").setLevel(logging.ERROR)
+
+
+def positive(text: str) -> float:
+    """A command line's number above 0."""
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return float(text)
+
+
+def count(text: str) -> int:
+    """A command line's whole number above 0."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """A command line's number from 0 to 1."""
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return float(text)
+
+
+def share_or_auto(text: str) -> str | float:
+    return text if text == "auto" else share(text)

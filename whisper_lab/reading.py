@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.ipc
 import pyarrow.parquet
 
-from . import files
+from . import LabError, files
 from .features import FRAMES
 
 
@@ -40,7 +40,10 @@ class Split:
         shard, row = self._shard(number), index - self._ends[number] + self.shards[number]["rows"]
         cells = {name: column[row] for name, column in zip(shard.schema.names, shard.columns)}
         log_mel = np.frombuffer(cells.pop("features").as_buffer(), "<f2").reshape(self.mels, -1)
-        assert log_mel.shape[1] <= FRAMES, cells["id"]
+        if log_mel.shape[1] > FRAMES:
+            raise LabError(
+                f"{cells['id']} has {log_mel.shape[1]} frames, and Whisper takes {FRAMES}; make the features again"
+            )
         return {name: cell.as_py() for name, cell in cells.items()} | {"features": log_mel}
 
     def _shard(self, number: int) -> pyarrow.RecordBatch:

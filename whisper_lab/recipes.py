@@ -1,6 +1,8 @@
 """What a training run is decided by: the recipe, the optimisers' rates, and presets for machines of several sizes."""
 
-from dataclasses import dataclass
+import math
+import shlex
+from dataclasses import dataclass, fields
 
 from . import LabError, near
 
@@ -10,7 +12,52 @@ ADAMW_RATES = {384: 3.75e-5, 512: 2.5e-5, 768: 1.25e-5, 1024: 6.25e-6, 1280: 4.3
 # Adagrad divides by the root of the sum of all squared gradients so far, not of their running mean, so its steps
 # shrink as 1/√t: over a few hundred to a few thousand steps it needs a rate ten to fifty times AdamW's.
 FACTORS = {"adagrad": 20.0}
+LORA_FACTOR = 10.0  # at any rank (Schulman et al., "LoRA without regret", 2025)
+SMALL = 2_000  # clips: below, batches are halved, so that there are steps enough to learn in
 SHORT_NAMES = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line of training-pipeline.py decides; None stands for a default that depends on the data."""
+
+    features: str = "features/sample"
+    stream: bool = False
+    audio: str | None = None
+    model: str = "sample"
+    output: str | None = None
+    registry: str | None = None
+    resume: bool = False
+    preset: str | None = None
+    optimizer: str = "adamw"
+    learning_rate: float | None = None
+    max_steps: int | None = None
+    epochs: float = 4
+    patience: int | None = None
+    batch_size: int | None = None
+    accumulation: int = 1
+    window: str = "mixed"
+    masks: bool = False
+    perturb: tuple[str, ...] = ()
+    bpe_dropout: float = 0.0
+    label_smoothing: float = 0.0
+    lora: int | None = None
+    lora_targets: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+    activation_checkpointing: bool | None = None
+    blend: str | float = "auto"
+    report_to: tuple[str, ...] = ("tensorboard",)
+    seed: int = 1
+
+    def command_line(self, *more: str) -> str:
+        """The command that has these options, without --resume, with `more` at its end."""
+        given = []
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value != f.default and f.name != "resume":
+                values = [] if value is True else map(str, value) if isinstance(value, tuple) else [str(value)]
+                given += [f"--{f.name.replace('_', '-')}", *values]
+        return shlex.join(["python", "training-pipeline.py", *given, *more])
 
 
 @dataclass(frozen=True)
@@ -20,7 +67,7 @@ class Recipe:
     optimizer: str
     learning_rate: float
     max_steps: int
-    batch_size: int  # clips a step and accumulation, over all processes
+    batch_size: int  # clips that are accumulated once, over all processes
     accumulation: int
     warmup_steps: int
     weight_decay: float
@@ -51,7 +98,55 @@ def optimizer_name(name: str) -> str:
     return full
 
 
-def default_rate(optimizer: str, width: int) -> float:
-    """The learning rate for an optimiser and a model's width (its config's d_model)."""
+def default_rate(optimizer: str, width: int, lora: int = 0) -> float:
+    """The learning rate for an optimiser, a model's width (its config's d_model) and LoRA's rank, if any."""
     nearest = min(ADAMW_RATES, key=lambda known: abs(known - width))
-    return ADAMW_RATES[nearest] * FACTORS.get(optimizer, 1.0)
+    return ADAMW_RATES[nearest] * FACTORS.get(optimizer, 1.0) * (LORA_FACTOR if lora else 1.0)
+
+
+# Machines by the memory of a GPU, in GB, and clips a step for each. What the memory holds is decided by `fitted`.
+PRESETS = {
+    "16gb": (16, 16),  # a free T4 on Colab or Kaggle: 16 clips, as the original lab had there
+    "24gb": (24, 32),  # one RTX 3090, 4090, A10 or L4
+    "80gb": (80, 64),  # one A100 or H100: on short windows a smaller step would leave it idle
+    "several": (80, 32),  # such cards under torchrun or accelerate: clips for each, so that a step stays small enough
+}
+
+
+def fitted(preset: str, parameters: int) -> dict:
+    """What `--preset` stands for with a model of so many weights: options, where none are given.
+
+    Training every weight with AdamW takes 16 bytes for each: weight, gradient and two means. Where those leave less
+    than 40 % of the memory to activations, LoRA trains instead, whose weights take no more than 4.
+    """
+    memory, batch_size = PRESETS[preset]
+    share = 16 * parameters / (memory * 1e9)
+    return {
+        "batch_size": batch_size,
+        "lora": 0 if share < 0.6 else 32,
+        "activation_checkpointing": share > 0.3,  # a third slower, a third of the memory
+    }
+
+
+def resolve(options: Options, model, clips: int, processes: int) -> Recipe:
+    """The recipe that `options` stand for with this model and so many clips to train on."""
+    fitted_ = fitted(options.preset, model.num_parameters()) if options.preset else {}
+
+    def chosen(name: str, default):
+        return next((v for v in (getattr(options, name), fitted_.get(name)) if v is not None), default)
+
+    batch_size = chosen("batch_size", 16 if clips >= SMALL else 8) * processes
+    steps = options.max_steps or math.ceil(options.epochs * clips / (batch_size * options.accumulation))
+    lora = chosen("lora", 0)
+    decided = {
+        "learning_rate": options.learning_rate or default_rate(options.optimizer, model.config.d_model, lora),
+        "max_steps": steps,
+        "batch_size": batch_size,
+        "warmup_steps": min(500, math.ceil(steps / 10)),
+        "weight_decay": 0.01,
+        "eval_steps": min(1_000, math.ceil(steps / 4)),
+        "lora": lora,
+        "activation_checkpointing": chosen("activation_checkpointing", False),
+    }
+    given = {field.name: getattr(options, field.name) for field in fields(Recipe) if field.name not in decided}
+    return Recipe(**given, **decided)

@@ -1,52 +1,36 @@
 """One training run in its folder: what is decided, the steps in order, and what each leaves for a later resume."""
 
-import math
+import gc
 import re
-import shlex
-import time
-from dataclasses import asdict, dataclass, fields, replace
+import statistics
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from . import LabError, blending, card, checkpoint, files, recipes, registry, scoring, training, windows
+from . import (
+    LabError,
+    adapters,
+    blending,
+    card,
+    checkpoint,
+    files,
+    monitoring,
+    processes,
+    recipes,
+    registry,
+    resuming,
+    scoring,
+    training,
+    windows,
+)
 from .features import FRAMES
 from .hypotheses import Hypotheses
 from .places import is_url
+from .recipes import Options
 from .store import FeatureSet
 
 SCORED = ("dev", "test", "aside")  # what is scored, where the feature set has it
-SMALL = 2_000  # clips: below, batches are halved, so that there are steps enough to learn in
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line of training-pipeline.py decides; None stands for a default that depends on the data."""
-
-    features: str = "features/sample"
-    stream: bool = False
-    model: str = "sample"
-    output: str | None = None
-    registry: str | None = None
-    resume: bool = False
-    optimizer: str = "adamw"
-    learning_rate: float | None = None
-    max_steps: int | None = None
-    epochs: float = 4
-    batch_size: int | None = None
-    accumulation: int = 1
-    window: str = "mixed"
-    blend: str | float = "auto"
-    seed: int = 1
-
-    def command_line(self, *more: str) -> str:
-        """The command that has these options, without --resume, with `more` at its end."""
-        given = []
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if value != f.default and f.name != "resume":
-                given += [f"--{f.name.replace('_', '-')}", *([] if value is True else [str(value)])]
-        return shlex.join(["python", "training-pipeline.py", *given, *more])
 
 
 class Run:
@@ -68,18 +52,15 @@ class Run:
             raise LabError(f"nothing to resume: {self.folder} holds no run; leave out --resume to begin one")
         self.processor = checkpoint.load_processor(options.model)
         self._check_features()
-        self.model = checkpoint.load_model(options.model)
         self.language = features.manifest["language"]
         self.prompt = checkpoint.prompt_ids(self.processor.tokenizer, self.language)
-        checkpoint.set_language(self.model, self.language)
         self.splits = {
             name: features.split(name)
             for name in ("train", *SCORED)
             if name in {"train", "dev", "test", *features.splits}
         }
-        self.recipe = self._recipe()
-        lengths = windows.trained_lengths(self.splits["train"].column("frames"), self.recipe.window)
-        self.model.config.trained_windows = lengths  # who serves the model reads it there
+        self.model = checkpoint.load_model(options.model)
+        self.recipe = recipes.resolve(options, self.model, len(self.splits["train"]), processes.count())
         self.plan = {
             "model": options.model,
             "revision": getattr(self.model.config, "_commit_hash", None),
@@ -88,8 +69,33 @@ class Run:
             "language": self.language,
             "recipe": asdict(self.recipe),
         }
-        self._claim()
-        self.trainer = training.Trainer(self.model, self.recipe, self.folder, self.splits, self.processor, self.prompt)
+        with processes.first_before_others():
+            self._claim()
+        self._begin()
+
+    def _begin(self, pieces: int = 1) -> None:
+        """A trainer of the model as it starts, which takes batches through in `pieces`."""
+        model, recipe = self.model, self.recipe
+        checkpoint.set_language(model, self.language)
+        lengths = windows.trained_lengths(self.splits["train"].column("frames"), recipe.window)
+        model.config.trained_windows = lengths  # who serves the model reads it there
+        self.start = blending.weights(model)
+        adapters.prepare(model, recipe)
+        self.trained_weights, self.all_weights = adapters.count(model)
+        self.trainer = training.Trainer(
+            model,
+            recipe,
+            self.folder,
+            self.splits,
+            self.processor,
+            self.prompt,
+            pieces,
+            self.options.report_to,
+            augment=self._augmentation(),
+        )
+
+    def _augmentation(self):
+        return None
 
     def _check_features(self) -> None:
         extractor, tokenizer = self.processor.feature_extractor, self.processor.tokenizer
@@ -104,25 +110,6 @@ class Run:
                 f"the labels in {self.features.folder} were made with another vocabulary than {self.options.model}'s; "
                 f"{again}"
             )
-
-    def _recipe(self) -> recipes.Recipe:
-        options, clips = self.options, len(self.splits["train"])
-        batch_size = options.batch_size or (16 if clips >= SMALL else 8)
-        steps = options.max_steps or math.ceil(options.epochs * clips / (batch_size * options.accumulation))
-        return recipes.Recipe(
-            optimizer=options.optimizer,
-            learning_rate=options.learning_rate or recipes.default_rate(options.optimizer, self.model.config.d_model),
-            max_steps=steps,
-            batch_size=batch_size,
-            accumulation=options.accumulation,
-            warmup_steps=min(500, math.ceil(steps / 10)),
-            weight_decay=0.01,
-            window=options.window,
-            eval_steps=min(1_000, math.ceil(steps / 4)),
-            blend=options.blend,
-            seed=options.seed,
-            stream=options.stream,
-        )
 
     def _claim(self) -> None:
         new = files.claim(self.folder, self.plan, "--output")
@@ -145,12 +132,23 @@ class Run:
         head, *rows = (line.split("\t") for line in lines)
         return [dict(zip(head, row)) for row in rows]
 
+    def complete(self) -> None:
+        """Every step of a run in order, each of which goes on where a kill left it."""
+        self.score_untuned()
+        self.train()
+        self.blend()
+        self.score_tuned()
+        self.save()
+
     def score_untuned(self) -> None:
         """At 30 s windows, the only length that an untuned Whisper is made for. Kept for a later resume."""
         place = self.folder / "untuned.json"
         if not place.is_file():
             heard = self._transcribe([FRAMES], "Untuned", SCORED)
-            files.write_json(place, {split: asdict(h) for split, h in heard.items()})
+            processes.together()  # before the first writes, all have seen that it was not there
+            if processes.first():
+                files.write_json(place, {split: asdict(h) for split, h in heard.items()})
+            processes.together()
         self.untuned = {split: Hypotheses(**h) for split, h in files.read_json(place).items()}
 
     def _transcribe(self, lengths: list[int], title: str, splits: tuple[str, ...]) -> dict[str, Hypotheses]:
@@ -159,12 +157,15 @@ class Run:
 
     def train(self) -> None:
         """To the best checkpoint on dev. After Ctrl-C, KeyboardInterrupt is raised once the checkpoint is written."""
-        last = training.last_checkpoint(self.folder) if self.options.resume else None
-        self.start = blending.weights(self.model)
-        self.resumed_at = int(last.name.split("-")[1]) if last else 0
-        began = time.monotonic()
+        last = resuming.last_checkpoint(self.folder) if self.options.resume else None
+        if not last:
+            # While the third checkpoint is written two are there: 4 bytes a weight, and 8 of state if it is trained.
+            resuming.check_room(self.folder, 3 * (4 * self.all_weights + 8 * self.trained_weights))
+        self.resumed_at = resuming.step_of(last) if last else 0
+        energy = monitoring.gpu_joules()
         try:
-            self.trainer.train(resume_from_checkpoint=str(last) if last else None)
+            while not self._train_from(last):
+                last = resuming.last_checkpoint(self.folder)
         except ImportError as error:
             raise LabError(
                 f"--optimizer {self.options.optimizer} needs a library that is not installed: {error}"
@@ -172,12 +173,40 @@ class Run:
         finally:
             if self.recipe.stream:
                 self.splits["train"].close()
-        self.train_seconds = time.monotonic() - began
+        self.train_seconds = self.trainer.meter.seconds
+        self.energy_kwh = None if energy is None else round((monitoring.gpu_joules() - energy) / 3.6e6, 6)
         if self.trainer.stopped:
             raise KeyboardInterrupt
 
+    def _train_from(self, last: Path | None) -> bool:
+        """False where the GPU's memory did not hold a batch: the next time it is taken in twice as many pieces."""
+        try:
+            self.trainer.train(resume_from_checkpoint=str(last) if last else None)
+            return True
+        except torch.OutOfMemoryError:
+            pieces, batch = 2 * self.trainer.pieces, self.recipe.batch_size
+        way_out = f"--batch-size {max(1, batch // 2)} --accumulation {2 * self.recipe.accumulation}"
+        if processes.count() > 1:
+            raise LabError(f"out of GPU memory on one of several: start again with {way_out} and another --output")
+        if pieces > batch:
+            raise LabError("out of GPU memory with one clip at a time: add --activation-checkpointing or --lora 32")
+        # Out of the except clause, whose traceback would hold the memory that is to be freed.
+        self.trainer = self.model = None
+        gc.collect()
+        torch.cuda.empty_cache()
+        print(
+            f"\nOut of GPU memory: from now on {batch // pieces} clips at a time, and twice the accumulation, "
+            f"{pieces * self.recipe.accumulation}: the same steps, somewhat slower.",
+            flush=True,
+        )
+        self.model = checkpoint.load_model(self.options.model)
+        self._begin(pieces)
+        return False
+
     def blend(self) -> None:
         """Average the tuned weights with those it started from."""
+        self.optimizer_state_bytes = self.trainer.optimizer_state_bytes
+        adapters.merge(self.model)
         end = blending.weights(self.model)
         self.share = self.recipe.blend
         if self.share == "auto":
@@ -192,6 +221,11 @@ class Run:
 
     def save(self) -> None:
         """The model and all that is said of it; metrics.json, which marks the run as finished, last."""
+        if processes.first():
+            self._save()
+        processes.together()
+
+    def _save(self) -> None:
         self.model.config.use_cache = True  # the Trainer had switched it off
         checkpoint.save(self.model, self.processor, self.folder)
         history = self.trainer.state.log_history
@@ -217,25 +251,32 @@ class Run:
         files.write_json(self.folder / "metrics.json", metrics)
 
     def _facts(self, history: list[dict]) -> dict:
-        steps = self.recipe.max_steps - self.resumed_at
         scored = [entry for entry in history if "eval_wer_normalised" in entry]
-        device = (
-            torch.cuda.get_device_name() if self.model.device.type == "cuda" else f"{torch.get_num_threads()} CPU cores"
-        )
-        return {
+        speeds = [entry for entry in history if "clips_per_second" in entry]
+        gpu = self.model.device.type == "cuda"
+        device = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU cores"
+        facts = {
             "best_step": min(scored, key=lambda entry: entry["eval_wer_normalised"])["step"] if scored else None,
             "share": self.share,
-            "resumed_at_step": self.resumed_at,  # seconds and speed are of the steps after it
-            "train_seconds": round(self.train_seconds, 1),
-            "clips_per_second": round(
-                steps * self.recipe.batch_size * self.recipe.accumulation / self.train_seconds, 3
-            ),
+            "resumed_at_step": self.resumed_at,
+            "train_seconds": round(self.train_seconds, 1),  # without scoring, and of all parts of an interrupted run
+            "clips_per_second": round(statistics.mean(entry["clips_per_second"] for entry in speeds), 3),
+            "hours_per_second": round(statistics.mean(entry["hours_per_second"] for entry in speeds), 6),
+            "optimizer_state_bytes": self.optimizer_state_bytes,
+            "trainable_parameters": self.trained_weights,
+            "parameters": self.all_weights,
+            "processes": processes.count(),
             "device": device,
         }
+        if gpu:
+            facts["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
+        if self.energy_kwh is not None:
+            facts["energy_kwh"] = self.energy_kwh  # of the GPU, since the last start
+        return facts
 
     def progress(self) -> str:
         """What there is of an unfinished run."""
-        last = training.last_checkpoint(self.folder)
+        last = resuming.last_checkpoint(self.folder)
         return f"{last} is a checkpoint that loads like any model" if last else "no checkpoint was written yet"
 
     def next_command(self) -> str:

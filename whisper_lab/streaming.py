@@ -19,7 +19,7 @@ import pyarrow
 from filelock import FileLock, Timeout
 
 from . import LabError, files, publishing, reading, transfers
-from .batches import GROUP, Example, WindowBatches
+from .batches import GROUP, Example, Parts, WindowBatches
 from .places import Place, is_url, open_place
 from .store import FeatureSet
 
@@ -210,7 +210,7 @@ class Ahead:
     Nothing is fetched before the first row is asked for, so batches that are skipped on resuming cost nothing.
     """
 
-    batches: WindowBatches
+    batches: WindowBatches | Parts
     split: Streamed
 
     @property

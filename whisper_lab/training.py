@@ -1,38 +1,59 @@
-"""Fine-tuning with Seq2SeqTrainer on windows as short as the speech."""
+"""Fine-tuning with Seq2SeqTrainer on windows as short as the speech, on one device or many."""
 
-import contextlib
 import os
-import signal
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed
 from torch.utils.data import DataLoader
-from tqdm import tqdm
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from . import checkpoint, files, hypotheses
-from .batches import Collator, WindowBatches, Windowed
+from . import LabError, adapters, checkpoint, hypotheses, processes, resuming
+from .batches import Collator, Named, Parts, WindowBatches, Windowed
+from .monitoring import Meter, Progress, StopAfterStep
 from .recipes import Recipe, optimizer_name
 from .streaming import Ahead
 
 
-class Trainer(Seq2SeqTrainer):
-    """Seq2SeqTrainer with batches of one window length, and a dev score by our own fast decoding."""
+class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
+    """Seq2SeqTrainer with batches of one window length, a dev score by our own fast decoding, and sealed checkpoints.
 
-    def __init__(self, model, recipe: Recipe, folder: Path, splits: dict, processor, prompt: list[int]):
-        self.recipe, self.splits, self.prompt, self.processor = recipe, splits, prompt, processor
-        self._stop = StopAfterStep()
+    `pieces`: a batch is taken through the model in so many, one after the other, where memory does not hold it whole;
+    with several processes each takes a part of every batch. The losses are the same however it is divided.
+    """
+
+    def __init__(
+        self,
+        model,
+        recipe: Recipe,
+        folder: Path,
+        splits: dict,
+        processor,
+        prompt: list[int],
+        pieces: int = 1,
+        report_to: Sequence[str] = ("tensorboard",),
+        join: Callable | None = None,
+        augment: Callable | None = None,
+    ):
+        self.recipe, self.splits, self.prompt, self.processor, self.pieces = recipe, splits, prompt, processor, pieces
+        self.meter, self._stop = Meter(), StopAfterStep()
+        end = processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+        self.collator = Collator(prompt[0], end, vocabulary=model.config.vocab_size)
         super().__init__(
             model=model,
-            args=arguments(recipe, folder),
-            train_dataset=Windowed(splits["train"]),
+            args=arguments(recipe, folder, pieces, report_to),
+            train_dataset=Windowed(splits["train"], join, augment),
             eval_dataset=Windowed(splits["dev"]),
-            data_collator=Collator(prompt[0], processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")),
+            data_collator=Named(self.collator),
             processing_class=processor,
+            compute_loss_func=token_loss(recipe.label_smoothing),
             callbacks=[self._stop, Progress()],
         )
+        if recipe.patience:
+            self.add_callback(EarlyStoppingCallback(recipe.patience))
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
 
@@ -41,116 +62,135 @@ class Trainer(Seq2SeqTrainer):
         """Whether Ctrl-C ended the training."""
         return self._stop.asked
 
-    def train(self, *args, **options):
+    def train(self, resume_from_checkpoint: str | None = None):
+        self.meter.start(resuming.seconds_spent(Path(resume_from_checkpoint)) if resume_from_checkpoint else 0.0)
         try:
-            return super().train(*args, **options)
+            return super().train(resume_from_checkpoint=resume_from_checkpoint)
         finally:
             self._stop.restore()  # here, as callbacks hear nothing of a training that ends in an error
 
     def get_train_dataloader(self) -> DataLoader:
         # All passes are one long "epoch" to the Trainer, so that the place where a run resumes is one number.
-        train, stream = self.splits["train"], self.recipe.stream
-        sampler = WindowBatches(
+        train, recipe = self.splits["train"], self.recipe
+        batches = WindowBatches(
             train.column("frames"),
-            self.recipe.batch_size,
-            self.recipe.max_steps * self.recipe.accumulation,
-            self.recipe.window,
-            self.recipe.seed,
-            train.shard_of_clip if stream else None,
+            recipe.batch_size,
+            recipe.max_steps * recipe.accumulation,
+            recipe.window,
+            recipe.seed,
+            train.shard_of_clip if recipe.stream else None,
         )
+        parts = Parts(batches, self.pieces, self.args.world_size, self.args.process_index)
         # A stream's threads are in this process: worker processes would each fetch every shard for themselves.
-        workers = 2 if self.args.device.type == "cuda" and not stream else 0
-        loader = DataLoader(
+        workers = 2 if self.args.device.type == "cuda" and not recipe.stream else 0
+        # Not prepared by accelerate, which would divide the batches among processes once more.
+        return DataLoader(
             self.train_dataset,
-            batch_sampler=Ahead(sampler, train) if stream else sampler,
+            batch_sampler=Ahead(parts, train) if recipe.stream else parts,
             collate_fn=self.data_collator,
             num_workers=workers,
             pin_memory=self.args.device.type == "cuda",
             persistent_workers=workers > 0,
         )
-        return self.accelerator.prepare(loader)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        ids, speech = inputs.pop("ids"), inputs.pop("speech")
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not torch.isfinite(result[0] if return_outputs else result):
+            raise LabError(
+                f"the loss is not a number at step {self.state.global_step + 1}, on the clips {', '.join(ids)}; listen "
+                "to them, or lower --learning-rate; --resume goes on from the last checkpoint, which is sound"
+            )
+        self.meter.count(len(ids) * self.args.world_size, speech * self.args.world_size)
+        return result
+
+    def log(self, logs: dict, *args) -> None:
+        if "loss" in logs:
+            logs |= self.meter.read(self.args.device)
+        super().log(logs, *args)
 
     def transcribe(self, split: str, lengths: Sequence[int], title: str) -> hypotheses.Hypotheses:
-        batch_size = self.args.per_device_eval_batch_size
-        tokenizer = self.processor.tokenizer
-        return hypotheses.transcribe(
-            self.model, self.splits[split], tokenizer, self.data_collator, self.prompt, lengths, batch_size, title
-        )
+        """The hypotheses of a split; every process reads its part of the clips and is given all."""
+
+        def read(clips) -> hypotheses.Hypotheses:
+            batch_size = self.args.per_device_eval_batch_size
+            tokenizer = self.processor.tokenizer
+            return hypotheses.transcribe(
+                self.model, clips, tokenizer, self.collator, self.prompt, lengths, batch_size, title
+            )
+
+        return processes.share(self.splits[split], read)
 
     def evaluate(self, *_, **__) -> dict[str, float]:
         """Dev loss and rates, on windows as the model is served with."""
-        heard = self.transcribe("dev", self.model.config.trained_windows, "Dev")
-        metrics = {f"eval_{name}": score.value for name, score in heard.scores().items()} | {"eval_loss": heard.loss}
+        with self.meter.paused():
+            heard = self.transcribe("dev", self.model.config.trained_windows, "Dev")
+        metrics = {f"eval_{name}": score.value for name, score in heard.scores().items()}
+        metrics |= {"eval_loss": heard.loss, "seconds": round(self.meter.seconds, 3)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    @property
+    def optimizer_state_bytes(self) -> int:
+        """Of this process."""
+        state = self.optimizer.state.values() if self.optimizer else ()
+        kept = [value for one in state for value in one.values() if torch.is_tensor(value)]
+        return sum(value.numel() * value.element_size() for value in kept)
 
     def _save(self, output_dir=None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             checkpoint.save_processor(self.processor, output_dir or self.args.output_dir)
 
+    def _save_checkpoint(self, model, trial) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.args.world_size > 1:
+                torch.distributed.barrier()  # every process has written its part
+            if self.args.should_save:
+                resuming.seal(folder)
+        except Exception as error:  # of safetensors, torch or the system
+            if not resuming.no_room(folder.parent, error):
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            raise LabError(
+                f"no room left on disk for the checkpoint at step {self.state.global_step:,}; free some, then add "
+                "--resume to go on from the one before"
+            ) from error
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            resuming.keep_only({folder, *([Path(best)] if best else [])})
 
-class Progress(TrainerCallback):
-    """A bar over the steps with the latest loss, and a line for each score on dev."""
 
-    def on_train_begin(self, args, state, control, **_):
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="Training", unit="step")
+def token_loss(smoothing: float) -> Callable:
+    """Cross entropy per token of a whole step, so that accumulation and processes do not change it. With `smoothing`,
+    that share of the aim goes to all tokens alike (Szegedy et al., CVPR 2016)."""
 
-    def on_step_end(self, args, state, control, **_):
-        self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(self, args, state, control, logs, **_):
-        if "loss" in logs:
-            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
-
-    def on_evaluate(self, args, state, control, metrics, **_):
-        self.bar.write(
-            f"Step {state.global_step:,}: dev WER {metrics['eval_wer_normalised']:.1f} % normalised, "
-            f"{metrics['eval_wer']:.1f} % raw, loss {metrics['eval_loss']:.3f}"
+    def loss(outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+        total = torch.nn.functional.cross_entropy(
+            outputs.logits.float().flatten(0, 1), labels.flatten(), label_smoothing=smoothing, reduction="sum"
         )
+        return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
-    def on_train_end(self, args, state, control, **_):
-        self.bar.close()
-
-
-class StopAfterStep(TrainerCallback):
-    """Ctrl-C ends the run after the step at hand, with a checkpoint; a second one ends it at once."""
-
-    def __init__(self):
-        self.asked, self._before = False, None
-
-    def on_train_begin(self, args, state, control, **_):
-        def ask(*_):
-            self.asked = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            print("\nStopping after this step, with a checkpoint (Ctrl-C again: at once, without).", flush=True)
-
-        with contextlib.suppress(ValueError):  # not in the main thread: nobody presses Ctrl-C there
-            self._before = signal.signal(signal.SIGINT, ask)
-
-    def on_step_end(self, args, state, control, **_):
-        if self.asked:
-            control.should_training_stop = control.should_save = True
-            control.should_evaluate = False
-
-    def restore(self) -> None:
-        """Ctrl-C does what it did before the training."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+    return loss
 
 
-def arguments(recipe: Recipe, folder: Path) -> Seq2SeqTrainingArguments:
+def arguments(
+    recipe: Recipe, folder: Path, pieces: int = 1, report_to: Sequence[str] = ("tensorboard",)
+) -> Seq2SeqTrainingArguments:
     """Seq2SeqTrainingArguments for `recipe`, with checkpoints and the TensorBoard log under `folder`."""
     gpu = torch.cuda.is_available()
     bf16 = gpu and torch.cuda.is_bf16_supported()
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "log")  # `logging_dir` went away in transformers 5
+    parts = pieces * int(os.environ.get("WORLD_SIZE", 1))
     return Seq2SeqTrainingArguments(
         output_dir=str(folder / "checkpoints"),
         max_steps=recipe.max_steps,
-        per_device_train_batch_size=recipe.batch_size,
+        per_device_train_batch_size=max(1, recipe.batch_size // parts),
         per_device_eval_batch_size=64 if gpu else 16,
-        gradient_accumulation_steps=recipe.accumulation,
+        gradient_accumulation_steps=recipe.accumulation * pieces,
         learning_rate=recipe.learning_rate,
         warmup_steps=recipe.warmup_steps,
         weight_decay=recipe.weight_decay,
@@ -162,29 +202,18 @@ def arguments(recipe: Recipe, folder: Path) -> Seq2SeqTrainingArguments:
         eval_steps=recipe.eval_steps,
         save_strategy="steps",
         save_steps=recipe.eval_steps,
-        save_total_limit=2,  # the best and the last
         load_best_model_at_end=True,
         metric_for_best_model="eval_wer_normalised",
         greater_is_better=False,
         logging_steps=max(1, recipe.eval_steps // 10),
-        report_to=["tensorboard"],
+        logging_nan_inf_filter=False,  # it would hide them
+        report_to=list(report_to),
         remove_unused_columns=False,
         label_names=["labels"],
+        average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,
+        restore_callback_states_from_checkpoint=True,  # how long dev has not improved
         seed=recipe.seed,
         disable_tqdm=False,
+        **adapters.activation_checkpointing(recipe),
     )
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint under `folder`: the Trainer writes its trainer_state.json last."""
-
-    def complete(state: Path) -> bool:
-        try:
-            return "global_step" in files.read_json(state)
-        except ValueError:  # cut short
-            return False
-
-    found = [
-        state.parent for state in (folder / "checkpoints").glob("checkpoint-*/trainer_state.json") if complete(state)
-    ]
-    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)

@@ -1,0 +1,70 @@
+"""One process among those that `torchrun` or `accelerate launch` started; alone, without either."""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+
+from .hypotheses import Hypotheses
+
+
+def _state():
+    from accelerate import PartialState
+
+    return PartialState()
+
+
+def first() -> bool:
+    """Whether this process is the one that writes and speaks for all."""
+    return _state().is_main_process
+
+
+def count() -> int:
+    return _state().num_processes
+
+
+@contextmanager
+def first_before_others():
+    """The block in the first process, then in the others, which find what it has made."""
+    with _state().main_process_first():
+        yield
+
+
+def together() -> None:
+    """Wait until every process is here."""
+    _state().wait_for_everyone()
+
+
+class Every:
+    """Every `step`th clip of a split from `start` on, as a split."""
+
+    def __init__(self, split, start: int, step: int):
+        self._split, self._places = split, range(start, len(split), step)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> dict:
+        return self._split[self._places[index]]
+
+    def column(self, name: str) -> list:
+        return self._split.column(name)[self._places.start :: self._places.step]
+
+
+def share(split, read: Callable[[object], Hypotheses]) -> Hypotheses:
+    """`read(split)`; with several processes each reads its part of the clips, and all are given the whole."""
+    state = _state()
+    if state.num_processes == 1:
+        return read(split)
+    import torch.distributed
+
+    parts: list[Hypotheses | None] = [None] * state.num_processes
+    mine = Every(split, state.process_index, state.num_processes)
+    heard = read(mine) if len(mine) else Hypotheses([], [], [], 0.0)
+    torch.distributed.all_gather_object(parts, heard)
+    ids, references, texts = [], [], []
+    for i in range(len(split)):
+        part, place = parts[i % len(parts)], i // len(parts)
+        ids.append(part.ids[place])
+        references.append(part.references[place])
+        texts.append(part.texts[place])
+    tokens = sum(part.tokens for part in parts)
+    return Hypotheses(ids, references, texts, sum(part.loss * part.tokens for part in parts) / max(tokens, 1), tokens)
