@@ -1,15 +1,22 @@
 """One process among those that `torchrun` or `accelerate launch` started; alone, without either."""
 
+import os
 from collections.abc import Callable
-from contextlib import contextmanager
 
 from .hypotheses import Hypotheses
+
+
+def without_gpu() -> bool:
+    """Whether there are several and no GPU. Unless told so, accelerate takes each of them for the only one."""
+    import torch
+
+    return "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
 
 
 def _state():
     from accelerate import PartialState
 
-    return PartialState()
+    return PartialState(cpu=without_gpu())
 
 
 def first() -> bool:
@@ -19,13 +26,6 @@ def first() -> bool:
 
 def count() -> int:
     return _state().num_processes
-
-
-@contextmanager
-def first_before_others():
-    """The block in the first process, then in the others, which find what it has made."""
-    with _state().main_process_first():
-        yield
 
 
 def together() -> None:

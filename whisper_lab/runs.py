@@ -11,6 +11,7 @@ import torch
 from . import (
     LabError,
     adapters,
+    augmentation,
     blending,
     card,
     checkpoint,
@@ -69,8 +70,9 @@ class Run:
             "language": self.language,
             "recipe": asdict(self.recipe),
         }
-        with processes.first_before_others():
+        if processes.first():
             self._claim()
+        processes.together()
         self._begin()
 
     def _begin(self, pieces: int = 1) -> None:
@@ -94,8 +96,11 @@ class Run:
             augment=self._augmentation(),
         )
 
-    def _augmentation(self):
-        return None
+    def _augmentation(self) -> augmentation.Augmentation | None:
+        recipe, tokenizer = self.recipe, self.processor.tokenizer
+        return augmentation.build(
+            self.features, tokenizer, recipe.masks, recipe.perturb, recipe.bpe_dropout, self.options.audio
+        )
 
     def _check_features(self) -> None:
         extractor, tokenizer = self.processor.feature_extractor, self.processor.tokenizer

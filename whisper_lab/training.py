@@ -212,6 +212,7 @@ def arguments(
         label_names=["labels"],
         average_tokens_across_devices=True,
         ddp_find_unused_parameters=False,
+        use_cpu=processes.without_gpu(),
         restore_callback_states_from_checkpoint=True,  # how long dev has not improved
         seed=recipe.seed,
         disable_tqdm=False,

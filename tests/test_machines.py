@@ -1,0 +1,211 @@
+"""Training on any size of machine: several processes, too little memory, too little disk, numbers that blow up."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from conftest import ROOT, script
+
+from whisper_lab import LabError, batches, recipes, resuming, runs, store
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("features") / "small"
+    script("feature-pipeline.py", "--store", folder, "--limit", "16", cwd=folder.parent)
+    return folder
+
+
+def options(features, tiny, folder, **changes) -> dict:
+    settings = {"features": str(features), "model": str(tiny), "output": str(folder)}
+    return settings | {"max_steps": 4, "batch_size": 8, "learning_rate": 0.01} | changes
+
+
+def make_run(features, tiny, folder, **changes) -> runs.Run:
+    return runs.Run(runs.Options(**options(features, tiny, folder, **changes)), store.FeatureSet(features))
+
+
+def trained(features, tiny, folder, **changes) -> list[float]:
+    """The losses of a run, step by step."""
+    run = make_run(features, tiny, folder, **changes)
+    run.train()
+    return losses(run.trainer.state.log_history)
+
+
+def losses(history: list[dict]) -> list[float]:
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def whole(features, tiny, tmp_path_factory):
+    """Losses of a run in one process that takes each batch whole."""
+    return trained(features, tiny, tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_two_processes_have_the_losses_of_one_with_twice_the_batch(features, tiny, whole, tmp_path):
+    folder = tmp_path / "two"
+    flags = options(features, tiny, folder, batch_size=4)
+    arguments = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, ROOT / "training-pipeline.py", *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(json.loads((folder / "history.json").read_text())) == pytest.approx(whole, rel=1e-4)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["run"]["processes"] == 2
+    assert done.stdout.count("Next, another optimiser") == 1  # one speaks for both
+    untuned = json.loads((folder / "untuned.json").read_text())
+    assert untuned["dev"]["ids"] == store.FeatureSet(features).split("dev").column("id")
+
+
+def test_a_batch_that_memory_does_not_hold_is_taken_in_pieces(features, tiny, whole, tmp_path, monkeypatch, capsys):
+    def refuse(self, rows):
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return collate(self, rows)
+
+    collate = batches.Named.__call__
+    monkeypatch.setattr(batches.Named, "__call__", refuse)
+    assert trained(features, tiny, tmp_path / "small") == pytest.approx(whole, rel=1e-4)
+    said = [line for line in capsys.readouterr().out.splitlines() if "Out of GPU memory" in line]
+    assert len(said) == 2 and "4 clips at a time" in said[0] and "2 clips at a time" in said[1]
+    monkeypatch.setattr(batches.Named, "__call__", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+    with pytest.raises(LabError, match="one clip at a time: add --activation-checkpointing"):
+        trained(features, tiny, tmp_path / "none")
+
+
+def test_accumulation_does_not_change_the_losses(features, tiny, tmp_path):
+    run = make_run(features, tiny, tmp_path / "run", batch_size=2, accumulation=4)
+    again = make_run(features, tiny, tmp_path / "again", batch_size=2, accumulation=4)
+    again._begin(pieces=2)
+    found = []
+    for one in (run, again):
+        one.train()
+        found.append(losses(one.trainer.state.log_history))
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_a_loss_that_is_no_number_stops_with_the_clips(features, tiny, tmp_path):
+    run = make_run(features, tiny, tmp_path / "nan")
+    train, taken = run.splits["train"], []
+
+    def broken(index):
+        row = read(index)
+        if row["id"] == bad:
+            row = row | {"features": row["features"].copy() * float("nan")}
+        taken.append(row["id"])
+        return row
+
+    bad, read = train.column("id")[3], train.__getitem__
+    run.trainer.train_dataset = run.trainer.train_dataset.__class__(Wrapped(train, broken))
+    with pytest.raises(LabError, match="the loss is not a number at step") as error:
+        run.train()
+    assert bad in str(error.value) and "--learning-rate" in str(error.value) and "\n" not in str(error.value)
+
+
+class Wrapped:
+    def __init__(self, split, read):
+        self.split, self.read = split, read
+
+    def __len__(self):
+        return len(self.split)
+
+    def __getitem__(self, index):
+        return self.read(index)
+
+
+@pytest.mark.parametrize("ids, why", [([60_000], "60000"), ([1] * 500, "503 positions")])
+def test_a_label_out_of_range_names_the_clip(features, tiny, tmp_path, ids, why):
+    run = make_run(features, tiny, tmp_path / "label")
+    row = run.splits["train"][0]
+    spoilt = row | {"labels": [*row["labels"][:3], *ids]}
+    with pytest.raises(LabError, match=f"the labels of {row['id']} .*{why}"):
+        run.trainer.collator([spoilt])
+
+
+def test_what_is_half_written_is_no_checkpoint(features, tiny, tmp_path):
+    """A kill leaves some of the files, a power cut all of their names: the one before is gone on from."""
+    folder = tmp_path / "run"
+    run = make_run(features, tiny, folder)
+    run.train()
+    last = resuming.last_checkpoint(folder)
+    assert last.name == "checkpoint-4"
+    kept = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert len(kept) == 2 or run.trainer.state.best_model_checkpoint.endswith("checkpoint-4")
+    for name in ("model.safetensors", "optimizer.pt"):
+        content = (last / name).read_bytes()
+        (last / name).write_bytes(b"")
+        assert resuming.last_checkpoint(folder) != last
+        (last / name).unlink()
+        assert resuming.last_checkpoint(folder) != last
+        (last / name).write_bytes(content)
+        assert resuming.last_checkpoint(folder) == last
+    (last / resuming.SEAL).unlink()
+    assert resuming.last_checkpoint(folder) != last
+
+
+def test_a_full_disk_ends_in_a_line_and_the_run_goes_on_afterwards(features, tiny, whole, tmp_path, monkeypatch):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk can be mounted as root only")
+    try:
+        with pytest.raises(LabError, match="has room for 0.1 GB, but this run's checkpoints"):
+            resuming.check_room(disk, 10**9)
+        folder = disk / "run"
+        run = make_run(features, tiny, folder)
+        monkeypatch.setattr(resuming, "check_room", lambda *_: None)  # another program fills the disk meanwhile
+
+        class Fill(transformers.TrainerCallback):
+            def on_step_end(self, args, state, control, **_):
+                if state.global_step == 3:
+                    with open(disk / "filler", "wb") as filler:
+                        filler.write(b"0" * (shutil.disk_usage(disk).free - 500_000))
+
+        run.trainer.add_callback(Fill())
+        with pytest.raises(LabError, match="no room left on disk for the checkpoint at step 3; free some, then add"):
+            run.train()
+        assert resuming.last_checkpoint(folder).name == "checkpoint-2"
+        (disk / "filler").unlink()
+        again = make_run(features, tiny, folder, resume=True)
+        again.train()
+        assert losses(again.trainer.state.log_history) == whole
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_presets_fit_the_model_to_the_memory():
+    small, medium, large = 242_000_000, 769_000_000, 1_543_000_000
+    assert recipes.fitted("16gb", small) == {"batch_size": 16, "lora": 0, "activation_checkpointing": False}
+    assert recipes.fitted("16gb", large)["lora"] and recipes.fitted("16gb", large)["activation_checkpointing"]
+    assert not recipes.fitted("24gb", medium)["lora"] and not recipes.fitted("80gb", large)["lora"]
+    assert all(recipes.fitted(name, small)["lora"] == 0 for name in recipes.PRESETS)
+
+
+def test_a_run_measures_itself(features, tiny, tmp_path):
+    run = make_run(features, tiny, tmp_path / "run", patience=1, max_steps=16, learning_rate=1e-9)
+    run.train()
+    history = run.trainer.state.log_history
+    steps = [entry for entry in history if "loss" in entry]
+    assert all(entry["clips_per_second"] > 0 and entry["grad_norm"] > 0 for entry in steps)
+    seconds = [entry["seconds"] for entry in history if "seconds" in entry]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    hours = steps[0]["hours_per_second"] / steps[0]["clips_per_second"]
+    assert 1 < hours * 3600 < 10  # seconds a clip
+    scored = [entry["step"] for entry in history if "eval_wer" in entry]
+    assert scored[-1] < 16  # a rate of nothing does not improve dev
+    trainable = run.trained_weights
+    assert run.trainer.optimizer_state_bytes == pytest.approx(8 * trainable, rel=0.01)
