@@ -17,6 +17,8 @@ from .monitoring import Meter, Progress, StopAfterStep
 from .recipes import Recipe, optimizer_name
 from .streaming import Ahead
 
+UNCHECKED = 50  # losses on a GPU that are looked at together, since a look waits for all that it was given to do
+
 
 class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
     """Seq2SeqTrainer with batches of one window length, a dev score by our own fast decoding, and sealed checkpoints.
@@ -40,6 +42,7 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
     ):
         self.recipe, self.splits, self.prompt, self.processor, self.pieces = recipe, splits, prompt, processor, pieces
         self.meter, self._stop = Meter(), StopAfterStep()
+        self._unchecked: list[tuple[int, list[str], torch.Tensor]] = []
         end = processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")
         self.collator = Collator(prompt[0], end, vocabulary=model.config.vocab_size)
         super().__init__(
@@ -96,15 +99,30 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         ids, speech = inputs.pop("ids"), inputs.pop("speech")
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if not torch.isfinite(result[0] if return_outputs else result):
-            raise LabError(
-                f"the loss is not a number at step {self.state.global_step + 1}, on the clips {', '.join(ids)}; listen "
-                "to them, or lower --learning-rate; --resume goes on from the last checkpoint, which is sound"
-            )
+        loss = result[0] if return_outputs else result
+        self._unchecked.append((self.state.global_step + 1, ids, torch.isfinite(loss)))
+        if loss.device.type == "cpu" or len(self._unchecked) == UNCHECKED:
+            self._check_losses()
         self.meter.count(len(ids) * self.args.world_size, speech * self.args.world_size)
         return result
 
+    def _check_losses(self) -> None:
+        """Raises LabError with the clips of the first batch whose loss was not a number."""
+        seen, self._unchecked = self._unchecked, []
+        if seen and not torch.stack([finite for _, _, finite in seen]).all():
+            step, ids, _ = next(one for one in seen if not one[2])
+            raise LabError(
+                f"the loss is not a number at step {step:,}, on the clips {', '.join(ids)}; listen to them, or lower "
+                "--learning-rate; --resume goes on from the last checkpoint, which is sound"
+            )
+
+    def _prepare_inputs(self, inputs: dict) -> dict:
+        # The Trainer's own waits for the GPU to have done all that it was given before.
+        device = self.args.device
+        return {k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in inputs.items()}
+
     def log(self, logs: dict, *args) -> None:
+        self._check_losses()
         if "loss" in logs:
             logs |= self.meter.read(self.args.device)
         super().log(logs, *args)
@@ -144,6 +162,7 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
             checkpoint.save_processor(self.processor, output_dir or self.args.output_dir)
 
     def _save_checkpoint(self, model, trial) -> None:
+        self._check_losses()
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
