@@ -17,7 +17,7 @@ test: $(READY)   ## everything that can fail, without the internet once set up (
 	$(RUN) -m pytest -q -rs --durations=5 -n auto --dist loadfile tests
 
 bench: $(READY)  ## every claim of speed or size against the peer it is claimed over, in one run each
-	for script in benchmarks/*.py; do $(RUN) $$script || exit 1; done
+	for script in $$(grep -l __main__ benchmarks/*.py); do $(RUN) $$script || exit 1; done
 
 space: $(READY)  ## a page as a folder to push to Hugging Face Spaces: make space MODEL=… PAGE=app.py REVISION=…
 	$(RUN) -m whisper_lab.space --model $(or $(MODEL),models/sample) --page $(or $(PAGE),app.py) $(if $(REVISION),--revision $(REVISION))

@@ -3,16 +3,22 @@
 
     python training-pipeline.py                                   the sample: a few minutes on a laptop
     python training-pipeline.py --features features/cv17 --model openai/whisper-small --output models/small
-    python training-pipeline.py … --optimizer adagrad             Adagrad, at its own learning rate
+    python training-pipeline.py … --preset 16gb                   on a free GPU; also 24gb, 80gb, several
+    python training-pipeline.py … --lora 32 --freeze encoder      a part of the weights, for little memory
+    python training-pipeline.py … --window packed                 for long sound and timestamps
     python training-pipeline.py … --window full --blend 1         the classic recipe: every clip padded to 30 s
+    python training-pipeline.py … --optimizer adamw adagrad --seeds 1 2 3
+                                                                  a study: which is better, and is it shown?
     python training-pipeline.py … --resume                        go on with a run that was killed or stopped
+    torchrun --nproc-per-node 4 training-pipeline.py …            on four GPUs (or: accelerate launch …)
     python training-pipeline.py --features s3://lab/cv17 --stream --registry hopsworks://lab/swedish
                                                                   features and model in stores, not on this machine
 
 Windows are as short as the speech (--window), so a step costs a fraction of the usual one. The checkpoint is chosen
 on dev, by normalised word error rate; test is scored once, at the end, beside the untuned model. Ctrl-C stops after
 the step at hand and leaves a checkpoint that loads like any model. --output then holds the model, README.md (its
-card), metrics.json, predictions.tsv, curves.png, plan.json, and a TensorBoard log: tensorboard --logdir models
+card), report.html (every clip, word by word), metrics.json, predictions.tsv, curves.png, plan.json, and a TensorBoard
+log: tensorboard --logdir models
 """
 
 import argparse
@@ -52,6 +58,13 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="put the finished model there too: hopsworks://PROJECT/NAME, the project's model registry, with its "
         "scores, or any URL that feature-pipeline.py --store takes",
     )
+    add("--push-to-hub", metavar="NAME", help="put the finished model on the Hugging Face Hub; NAME or USER/NAME")
+    add("--formats", nargs="+", choices=("ctranslate2", "ggml"), default=(), help="push it in these too")
+    seen = parser.add_mutually_exclusive_group()
+    seen.add_argument(
+        "--private", action="store_true", default=None, help="on the Hub; the default where its data is not free"
+    )
+    seen.add_argument("--public", dest="private", action="store_false", help="on the Hub, whatever its data")
     add(
         "--resume",
         action="store_true",
@@ -150,24 +163,9 @@ BLEND = (
 
 def main() -> int | None:
     options = vars(parse_args())
-    from whisper_lab import card, processes, registry, runs, streaming
+    from whisper_lab import card, outcome, processes, runs, streaming, study
 
-    try:
-        from whisper_lab import study
-
-        chosen = study.expand(options)
-    except ImportError:
-        seeds = options.pop("seeds")
-        chosen = [
-            recipes.Options(
-                **options
-                | {
-                    "optimizer": options["optimizer"][0],
-                    "learning_rate": (options["learning_rate"] or [None])[0],
-                    "seed": seeds[0],
-                }
-            )
-        ]
+    chosen = study.expand(options)
     if len(chosen) > 1:
         return study.Study(chosen).complete()
     run = runs.Run(chosen[0], streaming.open_features(options["features"], options["stream"]))
@@ -182,8 +180,7 @@ def main() -> int | None:
     if not processes.first():
         return None
     print(card.summary(run.folder, run.metrics, run.predictions))
-    if options["registry"]:
-        print(f"Registered: {registry.register(run.folder, options['registry'])}")
+    outcome.hand_on(run.folder, run.options)
     print(run.next_command())
     return None
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, script
 
-from whisper_lab import LabError, blending, checkpoint, recipes, resuming, runs, scoring, store, training
+from whisper_lab import LabError, blending, checkpoint, optimizers, resuming, runs, scoring, store
 from whisper_lab.hypotheses import Hypotheses
 
 
@@ -187,10 +187,10 @@ def test_other_optimisers_and_windows_learn(features, tiny, tmp_path, optimizer,
 
 
 def test_default_rates_follow_size_and_optimiser():
-    assert recipes.default_rate("adamw", 512) == 2.5e-5 and recipes.default_rate(
+    assert optimizers.default_rate("adamw", 512) == 2.5e-5 and optimizers.default_rate(
         "adamw", 1280
-    ) < recipes.default_rate("adamw", 768)
-    assert recipes.default_rate("adagrad", 512) > 5 * recipes.default_rate("adamw", 512)
+    ) < optimizers.default_rate("adamw", 768)
+    assert optimizers.default_rate("adagrad", 512) > 5 * optimizers.default_rate("adamw", 512)
 
 
 def test_blending_ends_at_the_weights_on_either_side(features, tiny, tmp_path):

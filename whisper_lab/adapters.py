@@ -1,8 +1,8 @@
 """Training a part of a Whisper: LoRA on its matrices, or some of its layers left as they are.
 
-LoRA (Hu et al., ICLR 2022) keeps a matrix W and trains two narrow ones beside it, W + (α/r)·B·A. The optimiser's state
-then takes a hundredth of the memory, and what is saved is a plain Whisper with the sums in it. peft puts them into the
-model's own layers, so the model stays a WhisperForConditionalGeneration with its hooks, and decodes as before.
+LoRA (Hu et al., ICLR 2022) keeps a matrix W and trains two narrow ones beside it, W + (α/r)·B·A. Gradients and the
+optimiser's state then take a fraction of the memory, and what is saved is a plain Whisper with the sums in it. peft
+puts them into the model's own layers: it stays a WhisperForConditionalGeneration with its hooks, and decodes as before.
 """
 
 import re
@@ -14,7 +14,6 @@ from . import LabError
 TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 ALPHA = 32  # at every rank: B·A grows with the rank, and α/r takes that back, so that one learning rate fits all
 DROPOUT = 0.05
-RATE_FACTOR = 10.0  # of the rate for all weights ("LoRA without regret")
 FILE = "adapters.safetensors"  # not peft's adapter_config.json: from_pretrained would look for the model elsewhere
 
 
@@ -137,11 +136,6 @@ def count(model) -> tuple[int, int]:
     """The number of weights that are trained, and of all; LoRA's own are in both until they are merged."""
     sizes = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
-
-
-def rate_factor(recipe) -> float:
-    """What the learning rate for all weights is multiplied by."""
-    return RATE_FACTOR if recipe.lora else 1.0
 
 
 def activation_checkpointing(recipe) -> dict:

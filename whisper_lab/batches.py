@@ -155,8 +155,8 @@ class Parts:
 class Windowed:
     """A split as torch's loader asks for it: [Example] → a row with its features padded to the window.
 
-    `join` (rows, previous row, timestamps) makes a row of several clips or with timestamps, `augment` (row, rng)
-    another like it.
+    `join` (rows, previous row, timestamps) makes one row of several clips, or of one with timestamps; `augment` is an
+    augmentation.Augmentation.
     """
 
     split: object
@@ -167,14 +167,16 @@ class Windowed:
         return len(self.split)
 
     def __getitem__(self, example: Example) -> dict:
-        rows = [self.split[i] for i in example.clips]
+        rows, rng = [self.split[i] for i in example.clips], np.random.default_rng(example.seed)
         if len(rows) > 1 or example.timestamps:
+            if self.augment:  # before timestamps are counted: speed moves them
+                rows = [self.augment.perturbed(row, rng, row["frames"]) for row in rows]
             previous = None if example.previous is None else self.split[example.previous]
             row = self.join(rows, previous, example.timestamps)
         else:
             row = rows[0]
         if self.augment:
-            row = self.augment(row, np.random.default_rng(example.seed))
+            row = self.augment(row, rng, example.window)
         return row | {"features": pad(row["features"], example.window), "learnt": example.learnt}
 
 

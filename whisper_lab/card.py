@@ -1,8 +1,6 @@
-"""What is said of a trained model: its card, its curves, and the summary at the end of a run."""
+"""What is said of a trained model: its scores in a table, its curves, and the summary at the end of a run."""
 
 from pathlib import Path
-
-import yaml
 
 from .scoring import MEASURES, Score
 
@@ -101,85 +99,8 @@ def summary(folder: Path, metrics: dict, predictions: list[dict]) -> str:
     )
 
 
-ASIDE = "`aside` is other speech that nothing was tuned on: it shows what was forgotten. "
-SYNTHETIC = (
-    "\n**The voices are synthetic.** These numbers show that the pipeline learns, not how good the Swedish is.\n"
-)
-
-
 def write(folder: Path, planned: dict, manifest: dict, metrics: dict, predictions: list[dict]) -> None:
-    """The model card (README.md in the Hub's form) of the model in `folder`; `planned` is its plan.json."""
-    plan, versions = planned["plan"], planned["versions"]
-    corpus, recipe = plan["corpus"], plan["recipe"]
-    name = f"{corpus['name']} {corpus['version']}".strip()
-    start = "OpenAI's Whisper base" if plan["model"] == "sample" else f"`{plan['model']}`"
-    served = "30 s windows" if recipe["window"] == "full" else "windows as short as the speech, of lengths trained on"
-    columns = ("sentence", "untuned", "tuned")
-    said = "\n".join(f"| {' | '.join(row[c].replace('|', '∣') for c in columns)} |" for row in examples(predictions))
-    facts = "\n".join(f"| {what} | {fact} |" for what, fact in _facts(plan, versions, manifest, metrics["run"]).items())
-    text = f"""---
-{_front_matter(folder, plan, name, metrics["tuned"]["test"])}
----
+    """As model_card.write, which needs this module's table."""
+    from . import model_card
 
-# {folder.name}
-
-{start}, fine-tuned on {name} ({corpus["language"]}).
-{SYNTHETIC if corpus["name"] == "sample" else ""}
-## Scores
-
-{markdown(table(metrics))}
-
-Greedy decoding; the checkpoint was chosen on dev, test was scored once. Tuned: {served}; the untuned model at 30 s,
-the only length it was made for. Intervals: bootstrap over clips. Normalised: lower case, no punctuation, numbers as
-they stand. {ASIDE if "aside" in metrics["tuned"] else ""}Common Voice draws its splits anew in each release:
-compare scores within one only.
-
-| said | untuned | tuned |
-| --- | --- | --- |
-{said}
-
-![Loss, error rates and learning rate over the steps](curves.png)
-
-## How it was made
-
-| | |
-| --- | --- |
-{facts}
-"""
-    (folder / "README.md").write_text(text, encoding="utf-8")
-
-
-def _front_matter(folder: Path, plan: dict, name: str, test: dict) -> str:
-    """What the Hub reads: language, base model, and the scores on test."""
-    head = {"language": plan["language"], "library_name": "transformers", "tags": ["whisper"]}
-    head["pipeline_tag"] = "automatic-speech-recognition"
-    if plan["model"] == "sample":
-        head |= {"license": "mit", "base_model": "openai/whisper-base"}
-    elif not Path(plan["model"]).is_dir():
-        head["base_model"] = plan["model"]
-    scored = [{"type": m.split("_")[0], "name": NAMES[m], "value": test[m]["value"]} for m in MEASURES]
-    result = {
-        "task": {"type": "automatic-speech-recognition"},
-        "dataset": {"name": name, "type": plan["corpus"]["name"].lower().replace(" ", "_"), "split": "test"},
-        "metrics": scored,
-    }
-    head["model-index"] = [{"name": folder.name, "results": [result]}]
-    return yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip()
-
-
-def _facts(plan: dict, versions: dict, manifest: dict, run: dict) -> dict[str, str]:
-    recipe = plan["recipe"]
-    splits = (f"{k} {v['rows']:,} clips, {v['seconds'] / 3600:.2f} h" for k, v in manifest["splits"].items())
-    return {
-        "data": "; ".join(splits) + f"; fingerprint `{plan['features'][:16]}`",
-        "optimiser": f"{recipe['optimizer']}, learning rate {recipe['learning_rate']:g}, linear, "
-        f"{recipe['warmup_steps']} steps of warm-up, weight decay {recipe['weight_decay']:g}",
-        "steps": f"{recipe['max_steps']:,} of {recipe['batch_size'] * recipe['accumulation']} clips; "
-        f"best on dev at step {run['best_step']}",
-        "windows": recipe["window"],
-        "weights": f"{run['share']:.0%} tuned, {1 - run['share']:.0%} untuned, averaged against forgetting",
-        "took": f"{run['train_seconds']:,.0f} s on {run['device']}, {run['clips_per_second']:.2f} clips a second"
-        + (f", after resuming at step {run['resumed_at_step']}" if run["resumed_at_step"] else ""),
-        "seed": str(recipe["seed"]),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-    }
+    model_card.write(folder, planned, manifest, metrics, predictions)

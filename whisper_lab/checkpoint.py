@@ -4,19 +4,19 @@ import hashlib
 import json
 from pathlib import Path
 
-from . import LabError, near
+from . import LabError
+from .languages import ENGLISH_END, name_languages, whisper_language
 
 SAMPLE = "sample"  # the embedded model's name on every command line
 LABELS = "<|language|><|transcribe|><|notimestamps|> text<|endoftext|>"  # what `label_ids` gives
-
-
 WAYS_OUT = "name a local folder, or use the embedded Whisper base with --model sample"
 
 
 def locate(name: str) -> str:
     """What `from_pretrained` takes for `--model name`: the embedded model's folder, a folder as it is, or a Hub id.
 
-    Raises LabError for a folder without a model, and for a Hub id that the Hub, or its cache here, does not give.
+    A Hub id may name a revision, which is left off: NAME@REVISION. Raises LabError for a folder without a model, and
+    for a Hub id that the Hub, or its cache here, does not give.
     """
     if name == SAMPLE:
         from . import embedded
@@ -28,17 +28,20 @@ def locate(name: str) -> str:
         return name
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
+    hub_id, revision = _on_the_hub(name)
     try:  # asked for by itself, because from_pretrained words every failure the same, after half a minute of retries
-        get_hf_file_metadata(hf_hub_url(name, "config.json"))
-        return name
+        get_hf_file_metadata(hf_hub_url(hub_id, "config.json", revision=revision))
+        return hub_id
     except errors.GatedRepoError as error:
         raise LabError(
-            f"{name} wants its terms accepted first, at https://huggingface.co/{name}; {WAYS_OUT}"
+            f"{name} wants its terms accepted first, at https://huggingface.co/{hub_id}; {WAYS_OUT}"
         ) from error
     except (errors.RepositoryNotFoundError, errors.EntryNotFoundError, errors.HFValidationError) as error:
         raise LabError(f"there is no folder {name!r}, and no such model on the Hugging Face Hub; {WAYS_OUT}") from error
+    except errors.RevisionNotFoundError as error:
+        raise LabError(f"{hub_id} has no revision {revision!r}; look at https://huggingface.co/{hub_id}") from error
     except Exception as error:  # whatever the Hub's HTTP library raises without a network
-        if isinstance(cached := try_to_load_from_cache(name, "config.json"), str):
+        if isinstance(cached := try_to_load_from_cache(hub_id, "config.json", revision=revision), str):
             return str(Path(cached).parent)
         raise LabError(
             f"the Hugging Face Hub cannot be reached for {name!r}, and there is no such folder; {WAYS_OUT}"
@@ -46,24 +49,27 @@ def locate(name: str) -> str:
 
 
 def folder(name: str) -> tuple[Path, str | None]:
-    """The files of `--model name` on this machine, and the Hub's commit that they are (None for a folder).
-
-    A Hub id may name a revision: NAME@REVISION. Raises LabError.
-    """
+    """The files of `--model name` on this machine, and the Hub's commit that they are (None for a folder)."""
     if name == SAMPLE or Path(name).is_dir():
         return Path(locate(name)), None
     from huggingface_hub import snapshot_download
 
-    name, _, revision = name.partition("@")
+    hub_id, revision = _on_the_hub(name)
     found = Path(locate(name))
     if not found.is_dir():
         wanted = ["*.json", "*.safetensors", "*.bin", "*.txt", "README.md"]
         try:
-            found = Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+            found = Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
         except Exception as error:  # the Hub's HTTP library's, or the Hub's own
             first = (str(error).strip() or repr(error)).splitlines()[0]
             raise LabError(f"{name} could not be fetched from the Hugging Face Hub ({first}); {WAYS_OUT}") from error
     return found, found.name if found.parent.name == "snapshots" else None
+
+
+def _on_the_hub(name: str) -> tuple[str, str]:
+    """The Hub id in NAME@REVISION, and the revision."""
+    hub_id, _, revision = name.partition("@")
+    return hub_id, revision or "main"
 
 
 def config(folder: Path) -> dict:
@@ -72,22 +78,28 @@ def config(folder: Path) -> dict:
 
 
 def load_processor(name: str):
-    """The WhisperProcessor of `--model name`: tokenizer and feature extractor, no weights."""
+    """The WhisperProcessor of `--model name`, or NAME@REVISION of the Hub: tokenizer and feature extractor."""
     from transformers import WhisperProcessor
 
     return _pretrained(WhisperProcessor, name)
 
 
 def load_model(name: str):
-    """WhisperForConditionalGeneration of `--model name`, float32 whatever it was saved as, ready for short windows."""
+    """WhisperForConditionalGeneration of `--model name`, float32 whatever it was saved as, ready for short windows.
+
+    Its generation config names the languages, which many a tuned model has lost. Raises LabError for an English one.
+    """
     import torch
     from transformers import WhisperForConditionalGeneration
 
     from . import windows
 
     model = _pretrained(WhisperForConditionalGeneration, name, dtype=torch.float32)
-    if getattr(model.generation_config, "lang_to_id", None) is None:
-        raise LabError(f"{name} is not multilingual: its generation config names no languages; take one without '.en'")
+    generation = model.generation_config
+    if generation.eos_token_id == ENGLISH_END or getattr(generation, "is_multilingual", None) is False:
+        raise LabError(f"{name} is not multilingual, but for English only; take one without '.en'")
+    if not getattr(generation, "lang_to_id", None):
+        name_languages(generation, load_processor(name).tokenizer.get_vocab())
     return windows.allow(model)
 
 
@@ -95,7 +107,7 @@ def _pretrained(kind, name: str, **options):
     no_bars()
     source = locate(name)
     try:
-        return kind.from_pretrained(source, **options)
+        return kind.from_pretrained(source, revision=_on_the_hub(name)[1], **options)
     except (OSError, ValueError, KeyError, TypeError) as error:
         first = (str(error).strip() or repr(error)).splitlines()[0]
         raise LabError(f"{name} could not be loaded as a Whisper model ({first}); {WAYS_OUT}") from error
@@ -143,24 +155,14 @@ def _some_files(folder) -> str:
     return ", ".join(names[:6]) + (", …" if len(names) > 6 else "") if names else "nothing"
 
 
-def whisper_language(locale: str) -> str:
-    """Whisper's code for a language: of a Common Voice locale (`sv-SE`), a code (`sv`) or a name (`swedish`)."""
-    from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
-
-    short = locale.lower().replace("_", "-").split("-")[0]
-    code = {"nb": "no"}.get(short) or TO_LANGUAGE_CODE.get(locale.lower(), short)
-    if code not in LANGUAGES:
-        raise LabError(f"Whisper knows no language {locale!r}" + near(locale.lower(), {*LANGUAGES, *TO_LANGUAGE_CODE}))
-    return code
-
-
 def prompt_ids(tokenizer, language: str, task: str = "transcribe") -> list[int]:
     """What the decoder is given before it writes: <|startoftranscript|><|sv|><|transcribe|><|notimestamps|>."""
     tokens = ("<|startoftranscript|>", f"<|{whisper_language(language)}|>", f"<|{task}|>", "<|notimestamps|>")
     ids = tokenizer.convert_tokens_to_ids(list(tokens))
-    unknown = [t for t, i in zip(tokens, ids) if i is None or i == tokenizer.unk_token_id]
-    if unknown and len(set(ids)) < len(ids) or None in ids:
-        raise LabError(f"the model's tokenizer has no {unknown[0]}: it is not multilingual, or not Whisper's")
+    if unknown := [t for t, i in zip(tokens, ids) if i is None or i == tokenizer.unk_token_id]:
+        raise LabError(f"the model's tokenizer has no {unknown[0]}: it was made for others; choose another --model")
+    if tokenizer.convert_tokens_to_ids("<|endoftext|>") == ENGLISH_END:  # its other tokens are those of all Whispers
+        raise LabError("the model is not multilingual, but for English only; choose a --model without '.en'")
     return ids
 
 
@@ -184,8 +186,14 @@ def tokenizer_fingerprint(tokenizer) -> str:
 
 
 def set_language(model, language: str, task: str = "transcribe") -> None:
-    """Put language and task where every engine looks for them: the generation config, not forced ids."""
-    model.generation_config.language = f"<|{whisper_language(language)}|>"
+    """Put language and task where every engine looks for them: the generation config, not forced ids.
+
+    Raises LabError for a language that the model was not made for.
+    """
+    token, known = f"<|{whisper_language(language)}|>", model.generation_config.lang_to_id
+    if token not in known:
+        raise LabError(f"the model knows no {token}, but {', '.join(list(known)[:12])}; choose another --model")
+    model.generation_config.language = token
     model.generation_config.task = task
     model.generation_config.forced_decoder_ids = None
     model.config.forced_decoder_ids = None

@@ -57,7 +57,6 @@ class StopAfterStep(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         if self.asked:
             control.should_training_stop = control.should_save = True
-            control.should_evaluate = False
 
     def restore(self) -> None:
         """Ctrl-C does what it did before the training."""

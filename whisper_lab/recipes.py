@@ -1,20 +1,10 @@
-"""What a training run is decided by: the recipe, the optimisers' rates, and presets for machines of several sizes."""
+"""What a training run is decided by: the command line, the recipe that it stands for, presets for machines."""
 
 import math
 import shlex
 from dataclasses import dataclass, fields
 
-from . import LabError, near
-
-# AdamW: a fortieth of the rate that OpenAI trained each size with (Radford et al. 2022, table 17), as
-# vasistalodagala/whisper-finetune recommends. By the model's width.
-ADAMW_RATES = {384: 3.75e-5, 512: 2.5e-5, 768: 1.25e-5, 1024: 6.25e-6, 1280: 4.375e-6}
-# Adagrad divides by the root of the sum of all squared gradients so far, not of their running mean, so its steps
-# shrink as 1/√t: over a few hundred to a few thousand steps it needs a rate ten to fifty times AdamW's.
-FACTORS = {"adagrad": 20.0}
-LORA_FACTOR = 10.0  # at any rank (Schulman et al., "LoRA without regret", 2025)
 SMALL = 2_000  # clips: below, batches are halved, so that there are steps enough to learn in
-SHORT_NAMES = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +17,9 @@ class Options:
     model: str = "sample"
     output: str | None = None
     registry: str | None = None
+    push_to_hub: str | None = None
+    formats: tuple[str, ...] = ()
+    private: bool | None = None
     resume: bool = False
     preset: str | None = None
     optimizer: str = "adamw"
@@ -55,8 +48,11 @@ class Options:
         for f in fields(self):
             value = getattr(self, f.name)
             if value != f.default and f.name != "resume":
-                values = [] if value is True else map(str, value) if isinstance(value, tuple) else [str(value)]
-                given += [f"--{f.name.replace('_', '-')}", *values]
+                name = "public" if (f.name, value) == ("private", False) else f.name.replace("_", "-")
+                values = (
+                    [] if isinstance(value, bool) else map(str, value) if isinstance(value, tuple) else [str(value)]
+                )
+                given += [f"--{name}", *values]
         return shlex.join(["python", "training-pipeline.py", *given, *more])
 
 
@@ -87,23 +83,6 @@ class Recipe:
     activation_checkpointing: bool = False
 
 
-def optimizer_name(name: str) -> str:
-    """transformers' name for `--optimizer name`. Raises LabError with the nearest names."""
-    from transformers.training_args import OptimizerNames
-
-    known = {str(member.value) for member in OptimizerNames}
-    full = SHORT_NAMES.get(name, name)
-    if full not in known:
-        raise LabError(f"there is no optimiser {name!r}" + near(name, known | set(SHORT_NAMES)))
-    return full
-
-
-def default_rate(optimizer: str, width: int, lora: int = 0) -> float:
-    """The learning rate for an optimiser, a model's width (its config's d_model) and LoRA's rank, if any."""
-    nearest = min(ADAMW_RATES, key=lambda known: abs(known - width))
-    return ADAMW_RATES[nearest] * FACTORS.get(optimizer, 1.0) * (LORA_FACTOR if lora else 1.0)
-
-
 # Machines by the memory of a GPU, in GB, and clips a step for each. What the memory holds is decided by `fitted`.
 PRESETS = {
     "16gb": (16, 16),  # a free T4 on Colab or Kaggle: 16 clips, as the original lab had there
@@ -130,6 +109,8 @@ def fitted(preset: str, parameters: int) -> dict:
 
 def resolve(options: Options, model, clips: int, processes: int) -> Recipe:
     """The recipe that `options` stand for with this model and so many clips to train on."""
+    from . import optimizers  # torch: not for a command line's --help
+
     fitted_ = fitted(options.preset, model.num_parameters()) if options.preset else {}
 
     def chosen(name: str, default):
@@ -139,7 +120,8 @@ def resolve(options: Options, model, clips: int, processes: int) -> Recipe:
     steps = options.max_steps or math.ceil(options.epochs * clips / (batch_size * options.accumulation))
     lora = chosen("lora", 0)
     decided = {
-        "learning_rate": options.learning_rate or default_rate(options.optimizer, model.config.d_model, lora),
+        "learning_rate": options.learning_rate
+        or optimizers.default_rate(options.optimizer, model.config.d_model, lora),
         "max_steps": steps,
         "batch_size": batch_size,
         "warmup_steps": min(500, math.ceil(steps / 10)),

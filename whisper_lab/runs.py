@@ -2,7 +2,6 @@
 
 import gc
 import re
-import statistics
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,15 +12,14 @@ from . import (
     adapters,
     augmentation,
     blending,
-    card,
     checkpoint,
     files,
     monitoring,
+    optimizers,
+    outcome,
     processes,
     recipes,
-    registry,
     resuming,
-    scoring,
     training,
     windows,
 )
@@ -43,10 +41,9 @@ class Run:
         Raises LabError for an unknown optimiser or registry, for features of another front-end or vocabulary than the
         model's, for an output folder that holds another run, and for --resume with nothing to resume.
         """
-        recipes.optimizer_name(options.optimizer)
+        optimizers.full_name(options.optimizer)
         self.options, self.features = options, features
-        if options.registry:
-            registry.check(options.registry)  # now, not after hours of training
+        outcome.check_ways_out(options)  # now, not after hours of training
         url = re.sub(r"/v\d+$", "", options.features.rstrip("/")) if is_url(options.features) else ""
         self.folder = Path(options.output or Path("models") / Path(url or features.folder.resolve()).name)
         if options.resume and not (self.folder / "plan.json").is_file():
@@ -70,6 +67,7 @@ class Run:
             "language": self.language,
             "recipe": asdict(self.recipe),
         }
+        optimizers.check(options.optimizer, training.arguments(self.recipe, self.folder), self.model)
         if processes.first():
             self._claim()
         processes.together()
@@ -171,10 +169,6 @@ class Run:
         try:
             while not self._train_from(last):
                 last = resuming.last_checkpoint(self.folder)
-        except ImportError as error:
-            raise LabError(
-                f"--optimizer {self.options.optimizer} needs a library that is not installed: {error}"
-            ) from error
         finally:
             if self.recipe.stream:
                 self.splits["train"].close()
@@ -225,59 +219,10 @@ class Run:
         self.tuned_at_30 = self._transcribe([FRAMES], "Tuned at 30 s", SCORED[1:])
 
     def save(self) -> None:
-        """The model and all that is said of it; metrics.json, which marks the run as finished, last."""
+        """The model and all that is said of it."""
         if processes.first():
-            self._save()
+            outcome.write(self)
         processes.together()
-
-    def _save(self) -> None:
-        self.model.config.use_cache = True  # the Trainer had switched it off
-        checkpoint.save(self.model, self.processor, self.folder)
-        history = self.trainer.state.log_history
-        files.write_json(self.folder / "history.json", history)
-        card.curves(history, self.folder / "curves.png")
-        rows = [
-            (split, *line)
-            for split, h in self.tuned.items()
-            for line in zip(h.ids, h.references, self.untuned[split].texts, h.texts)
-        ]
-        files.write_tsv(self.folder / "predictions.tsv", ["split", "id", "sentence", "untuned", "tuned"], rows)
-        metrics = {
-            name: {split: scoring.as_json(h.scores()) for split, h in heard.items()}
-            for name, heard in (("untuned", self.untuned), ("tuned", self.tuned), ("tuned_at_30_s", self.tuned_at_30))
-        }
-        metrics["tuned_minus_untuned"] = {
-            split: asdict(scoring.difference(h.references, h.texts, self.untuned[split].texts))
-            for split, h in self.tuned.items()
-        }
-        metrics["run"] = self._facts(history)
-        planned = files.read_json(self.folder / "plan.json")
-        card.write(self.folder, planned, self.features.manifest, metrics, self.predictions)
-        files.write_json(self.folder / "metrics.json", metrics)
-
-    def _facts(self, history: list[dict]) -> dict:
-        scored = [entry for entry in history if "eval_wer_normalised" in entry]
-        speeds = [entry for entry in history if "clips_per_second" in entry]
-        gpu = self.model.device.type == "cuda"
-        device = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU cores"
-        facts = {
-            "best_step": min(scored, key=lambda entry: entry["eval_wer_normalised"])["step"] if scored else None,
-            "share": self.share,
-            "resumed_at_step": self.resumed_at,
-            "train_seconds": round(self.train_seconds, 1),  # without scoring, and of all parts of an interrupted run
-            "clips_per_second": round(statistics.mean(entry["clips_per_second"] for entry in speeds), 3),
-            "hours_per_second": round(statistics.mean(entry["hours_per_second"] for entry in speeds), 6),
-            "optimizer_state_bytes": self.optimizer_state_bytes,
-            "trainable_parameters": self.trained_weights,
-            "parameters": self.all_weights,
-            "processes": processes.count(),
-            "device": device,
-        }
-        if gpu:
-            facts["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
-        if self.energy_kwh is not None:
-            facts["energy_kwh"] = self.energy_kwh  # of the GPU, since the last start
-        return facts
 
     def progress(self) -> str:
         """What there is of an unfinished run."""
@@ -287,6 +232,6 @@ class Run:
     def next_command(self) -> str:
         """What to try next: the same from the other of the two optimisers that the lab began with."""
         other = "adamw" if self.options.optimizer == "adagrad" else "adagrad"
-        where = {"output": f"{self.folder}-{other}", "registry": None}
+        where = {"output": f"{self.folder}-{other}", "registry": None, "push_to_hub": None}
         changed = replace(self.options, optimizer=other, learning_rate=None, resume=False, **where)
         return f"Next, another optimiser: {changed.command_line()}"

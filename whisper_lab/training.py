@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,10 +12,10 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from . import LabError, adapters, checkpoint, hypotheses, processes, resuming
+from . import LabError, adapters, checkpoint, hypotheses, optimizers, packing, processes, resuming
 from .batches import Collator, Named, Parts, WindowBatches, Windowed
 from .monitoring import Meter, Progress, StopAfterStep
-from .recipes import Recipe, optimizer_name
+from .recipes import Recipe
 from .streaming import Ahead
 
 UNCHECKED = 50  # losses on a GPU that are looked at together, since a look waits for all that it was given to do
@@ -37,12 +38,13 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
         prompt: list[int],
         pieces: int = 1,
         report_to: Sequence[str] = ("tensorboard",),
-        join: Callable | None = None,
         augment: Callable | None = None,
     ):
         self.recipe, self.splits, self.prompt, self.processor, self.pieces = recipe, splits, prompt, processor, pieces
         self.meter, self._stop = Meter(), StopAfterStep()
         self._unchecked: list[tuple[int, list[str], torch.Tensor]] = []
+        packed = recipe.window == "packed"
+        join = partial(packing.join, tokens=packing.Tokens.of(processor.tokenizer)) if packed else None
         end = processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")
         self.collator = Collator(prompt[0], end, vocabulary=model.config.vocab_size)
         super().__init__(
@@ -75,6 +77,7 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
     def get_train_dataloader(self) -> DataLoader:
         # All passes are one long "epoch" to the Trainer, so that the place where a run resumes is one number.
         train, recipe = self.splits["train"], self.recipe
+        for_packs = ("client_id", "tokens") if recipe.window == "packed" else ()
         batches = WindowBatches(
             train.column("frames"),
             recipe.batch_size,
@@ -82,6 +85,7 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
             recipe.window,
             recipe.seed,
             train.shard_of_clip if recipe.stream else None,
+            *map(train.column, for_packs),
         )
         parts = Parts(batches, self.pieces, self.args.world_size, self.args.process_index)
         # A stream's threads are in this process: worker processes would each fetch every shard for themselves.
@@ -141,6 +145,7 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
 
     def evaluate(self, *_, **__) -> dict[str, float]:
         """Dev loss and rates, on windows as the model is served with."""
+        self.optimizer.eval()  # schedule-free ones keep the weights to be scored and saved apart
         with self.meter.paused():
             heard = self.transcribe("dev", self.model.config.trained_windows, "Dev")
         metrics = {f"eval_{name}": score.value for name, score in heard.scores().items()}
@@ -148,6 +153,11 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None and self.recipe.optimizer == optimizers.MUON:
+            self.optimizer = optimizers.Muon(self.model, self.recipe.learning_rate, self.recipe.weight_decay)
+        return super().create_optimizer() if model is None else super().create_optimizer(model)
 
     @property
     def optimizer_state_bytes(self) -> int:
@@ -163,6 +173,7 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         self._check_losses()
+        self.optimizer.eval()
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
@@ -203,6 +214,7 @@ def arguments(
     gpu = torch.cuda.is_available()
     bf16 = gpu and torch.cuda.is_bf16_supported()
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "log")  # `logging_dir` went away in transformers 5
+    name = optimizers.full_name(recipe.optimizer)
     parts = pieces * int(os.environ.get("WORLD_SIZE", 1))
     return Seq2SeqTrainingArguments(
         output_dir=str(folder / "checkpoints"),
@@ -214,7 +226,7 @@ def arguments(
         warmup_steps=recipe.warmup_steps,
         weight_decay=recipe.weight_decay,
         lr_scheduler_type="linear",
-        optim=optimizer_name(recipe.optimizer),
+        optim=name if name != optimizers.MUON else "adamw_torch",  # the Trainer knows no Muon: create_optimizer does
         bf16=bf16,
         fp16=gpu and not bf16,
         eval_strategy="steps",

@@ -1,0 +1,104 @@
+"""benchmarks/gpu.py runs and finds every figure; what the figures are is for a GPU to say."""
+
+import contextlib
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from whisper_lab import checkpoint, corpus, engine, store
+from whisper_lab.features import Extract, FrontEnd
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+
+def run(*options) -> tuple[int, str, str]:
+    """The benchmark in this process: its exit status, and what it printed on either channel."""
+    import gpu
+
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["gpu.py", *map(str, options)])
+        status = gpu.main()
+    return status, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def measured(tiny, processor, tmp_path_factory):
+    """The JSON file and what was printed."""
+    folder, rows = tmp_path_factory.mktemp("gpu"), {}
+    for split, count in (("train", 8), ("dev", 2)):
+        clips = corpus.read("sample", "sv-SE", [split], limit=count).splits[split]
+        labels = checkpoint.label_ids(processor.tokenizer, [clip.sentence for clip in clips], "sv")
+        rows[split] = [vars(clip) | {"labels": ids} for clip, ids in zip(clips, labels)]
+    settings = {"corpus": {"name": "test"}, "language": "sv", "front_end": FrontEnd().settings()}
+    store.build(folder / "features", settings, rows, Extract(FrontEnd()), engine.Local(1))
+    options = ["--tiny", "--model", tiny, "--features", folder / "features", "--output", folder / "gpu.json"]
+    status, out, err = run(*options)
+    assert status == 0, err
+    return json.loads((folder / "gpu.json").read_text()), out
+
+
+def test_every_figure_is_there(measured):
+    found, printed = measured
+    assert {name.split(",")[0] for name in found["training"]} == {"ours", "original"} == set(found["scoring"])
+    for one in (*found["training"].values(), *found["scoring"].values()):
+        assert one["clips_per_second"] > 0 and one["seconds"] > 0 and one["peak_bytes"] > 1e6
+        assert f"| {one['clips_per_second']:,.1f} |" in printed
+    assert all(0 < one["computes"] <= 1 for one in found["training"].values())
+    assert {name.split(",")[0] for name in found["ratios"]} == {"training", "scoring"}
+    assert min(found["ratios"].values()) > 0
+    assert found["machine"]["date"] in printed and found["machine"]["device"] in printed
+
+
+def test_the_race_scores_all_sides_as_training_goes_on(measured):
+    race = measured[0]["race"]["both"]
+    assert len(race["sides"]) == 3 and race["untuned"]["wer"] > 0
+    for points in race["sides"].values():
+        seconds, steps = [point["seconds"] for point in points], [point["step"] for point in points]
+        assert seconds == sorted(seconds) and steps == sorted(set(steps)) and seconds[0] > 0
+        assert all(point["low"] <= point["wer"] <= point["high"] for point in points)
+    assert race["original_best"] in race["sides"]["original"]
+
+
+def test_the_clips_are_as_long_as_common_voices():
+    import gpu
+
+    clips = gpu.Clips(4_000, 80, [1, 2, 3, 4], 0)
+    assert (
+        np.mean(clips.seconds) == pytest.approx(3.96, abs=0.05) and 1 <= min(clips.seconds) < max(clips.seconds) <= 12
+    )
+    row = clips[7]
+    assert row["features"].shape == (80, clips.column("frames")[7]) and row["labels"][:3] == [2, 3, 4]
+    assert len(row["labels"]) - 4 == int(4 * row["seconds"]) and row["labels"][-1] == 0
+
+
+@pytest.mark.parametrize(
+    "spans, share", [([(0, 1), (1, 2)], 1), ([(0, 1), (3, 4)], 0.5), ([(0, 4), (1, 2), (3, 8), (9, 10)], 0.9)]
+)
+def test_the_share_that_is_covered(spans, share):
+    import meters
+
+    assert meters.share_covered(spans[::-1]) == share
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so():
+    assert run() == (0, "", "No GPU here, nothing to measure; --tiny tries the script\n")
+
+
+def test_a_step_that_fails_leaves_the_others(tmp_path):
+    import gpu
+
+    report = gpu.Report(str(tmp_path / "found.json"))
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        with report.step("training", "ours, 16") as figures:
+            figures["clips_per_second"] = 2.0
+        with report.step("training", "original, 16"):
+            raise RuntimeError("CUDA out of memory")
+    assert list(json.loads((tmp_path / "found.json").read_text())["training"]) == ["ours, 16"]
+    assert report.failed and "CUDA out of memory" in said.getvalue() and gpu.ratios(report.found) == {}
