@@ -14,6 +14,7 @@ demo: $(READY)   ## from recorded speech to a better Swedish model, on the bundl
 test: $(READY)   ## everything that can fail, without the internet once set up (a few minutes)
 	@$(VENV)/bin/python tests/system_packages.py
 	@$(RUN) -c "from whisper_lab import checkpoint; checkpoint.locate('sample')"
+	@$(RUN) tests/old_transformers.py
 	$(RUN) -m pytest -q -rs --durations=5 -n auto --dist loadfile tests
 
 bench: $(READY)  ## every claim of speed or size against the peer it is claimed over, in one run each

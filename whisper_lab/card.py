@@ -97,10 +97,3 @@ def summary(folder: Path, metrics: dict, predictions: list[dict]) -> str:
         f"  model   {folder}\n  card    {folder / 'README.md'}\n  curves  {folder / 'curves.png'}\n"
         f"  every hypothesis  {folder / 'predictions.tsv'}\n  scores  {folder / 'metrics.json'}"
     )
-
-
-def write(folder: Path, planned: dict, manifest: dict, metrics: dict, predictions: list[dict]) -> None:
-    """As model_card.write, which needs this module's table."""
-    from . import model_card
-
-    model_card.write(folder, planned, manifest, metrics, predictions)

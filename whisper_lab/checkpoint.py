@@ -57,7 +57,7 @@ def folder(name: str) -> tuple[Path, str | None]:
     hub_id, revision = _on_the_hub(name)
     found = Path(locate(name))
     if not found.is_dir():
-        wanted = ["*.json", "*.safetensors", "*.bin", "*.txt", "README.md"]
+        wanted = ["*.json", "*.safetensors", "pytorch_model*.bin", "model.bin", "*.txt", "README.md"]
         try:
             found = Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
         except Exception as error:  # the Hub's HTTP library's, or the Hub's own

@@ -17,7 +17,8 @@ WAYS_IN = {
 WAYS_IN |= {"s3a": WAYS_IN["s3"], "gcs": WAYS_IN["gs"]}
 NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError"}  # botocore's
 NO_CREDENTIALS |= {"PyDataCredentialsError", "LocalTokenNotFoundError"}  # of Google's sign-in, of the Hub
-CLIENTS = {"aiohttp", "httpcore", "httplib2", "httpx", "requests", "urllib3"}  # what they raise without a status
+# Whose errors without a status are of the connection:
+CLIENTS = {"aiohttp", "httpcore", "httplib2", "httpx", "httpx2", "requests", "urllib3"}
 CUT = (ConnectionError, TimeoutError, EOFError, http.client.HTTPException, ssl.SSLError, socket.gaierror)
 TRY_AGAIN = {408, 409, 412, 423, 425, 429}  # 409 and 412: two commits met at the Hub; 423: locked for a moment
 

@@ -9,9 +9,7 @@ from .card import NAMES, examples, markdown, table
 from .scoring import MEASURES
 
 TAG = "whisper-lab"  # by which this program knows its own models on the Hub
-SYNTHETIC = (
-    "\n**The voices are synthetic.** These numbers show that the pipeline learns, not how good the Swedish is.\n"
-)
+SYNTHETIC = "\n**The voices are synthetic.** The numbers show that the pipeline learns, not how good the Swedish is.\n"
 ASIDE = "`aside` is other speech that nothing was tuned on: it shows what was forgotten."
 READ = (
     "Common Voice is read aloud, one sentence at a time, by volunteers of 19 years or more at microphones of their own."
@@ -225,10 +223,7 @@ def _facts(planned: dict, manifest: dict, run: dict) -> dict[str, str]:
     stated = "made for this project" if licences.bundled(corpus) else licences.NAMES.get(licence, licence)
     ours, _ = licences.of_model(plan["model"])
     extras = {name: recipe[name] for name in RECIPE if recipe.get(name)}
-    more = [
-        RECIPE[name].format(", ".join(value) if isinstance(value, list | tuple) else value)
-        for name, value in extras.items()
-    ]
+    more = [RECIPE[name].format(", ".join(v) if isinstance(v, list | tuple) else v) for name, v in extras.items()]
     kwh = run.get("energy_kwh")
     seconds = f"{run['train_seconds']:,.0f} s on {run['device']}, {run['clips_per_second']:.2f} clips a second"
     resumed = f", after resuming at step {run['resumed_at_step']}" if run["resumed_at_step"] else ""

@@ -185,8 +185,6 @@ def _refusals(repository: str) -> Iterator[None]:
             ) from error
         if status == 429:
             raise TooMany(error) from error
-        if status is None and type(error).__module__.startswith("httpx2"):  # the Hub's client's, for what was cut
-            raise ConnectionError(said) from error
         raise
 
 
