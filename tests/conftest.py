@@ -59,6 +59,14 @@ def tiny(tmp_path_factory, processor) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def features(tmp_path_factory) -> Path:
+    """A feature set of the sample's first clips, to be read only: 16 of train, dev and test, 12 of aside."""
+    folder = tmp_path_factory.mktemp("features") / "small"
+    script("feature-pipeline.py", "--store", folder, "--limit", "16", cwd=folder.parent)
+    return folder
+
+
 @pytest.fixture
 def release(tmp_path) -> Path:
     """A Common Voice release in small: a copy of the sample's first 12, 4 and 4 clips, to be spoilt at will."""

@@ -9,16 +9,9 @@ import sys
 import pytest
 import torch
 import transformers
-from conftest import ROOT, script
+from conftest import ROOT
 
 from whisper_lab import LabError, batches, recipes, resuming, runs, store
-
-
-@pytest.fixture(scope="module")
-def features(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("features") / "small"
-    script("feature-pipeline.py", "--store", folder, "--limit", "16", cwd=folder.parent)
-    return folder
 
 
 def options(features, tiny, folder, **changes) -> dict:

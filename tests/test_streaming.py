@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from transformers import TrainerCallback
 
 from whisper_lab import (
     LabError,
@@ -22,7 +23,7 @@ from whisper_lab import (
     runs,
     store,
     streaming,
-    training,
+    study,
     transfers,
 )
 from whisper_lab.batches import Collator, WindowBatches, Windowed
@@ -263,7 +264,7 @@ def losses(run: runs.Run) -> list:
     return [{key: value for key, value in entry.items() if "loss" in key or "wer" in key} for entry in history]
 
 
-class Kill(training.TrainerCallback):
+class Kill(TrainerCallback):
     def on_step_begin(self, args, state, control, **_):
         if state.global_step == 3:
             raise RuntimeError("killed")
@@ -298,7 +299,7 @@ def test_from_a_url_to_a_registry_and_again(small, tiny, tmp_path, monkeypatch, 
         assert script["main"]() is None
         out = capsys.readouterr().out
         assert f"Registered: {models}/v1\n" in out and printed in out
-    run = runs.Options(**vars(script["parse_args"](options)))
+    (run,) = study.expand(vars(script["parse_args"](options)))
     assert vars(script["parse_args"](run.command_line().split()[2:])) == vars(run)
     there = {path.name for path in (tmp_path / "registry" / "v1").rglob("*")}
     assert {"model.safetensors", "metrics.json", "README.md"} <= there and "checkpoints" not in there

@@ -127,7 +127,7 @@ def _starts(path: np.ndarray, tokens: int) -> np.ndarray:
 
 
 def convert(folder: Path, precision: str) -> Path:
-    """The model in `folder` as CTranslate2 keeps it, made once for the same content; or `folder`, if that is all it holds."""
+    """The model in `folder` as CTranslate2 keeps it, made once for the same content; or `folder`, if it is that."""
     if (folder / "model.bin").is_file() and not any(folder.glob("*.safetensors")):
         return folder
     import ctranslate2

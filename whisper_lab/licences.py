@@ -53,6 +53,8 @@ def of_model(name: str) -> tuple[str | None, str | None]:
 
         card = Path(name) / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
+        if not text.startswith("---"):
+            return None, None
         data = ModelCard(text, ignore_metadata_errors=True).data
         return data.license, data.base_model if isinstance(data.base_model, str) else None
     name = name.partition("@")[0]
