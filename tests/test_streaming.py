@@ -300,7 +300,7 @@ def test_from_a_url_to_a_registry_and_again(small, tiny, tmp_path, monkeypatch, 
         out = capsys.readouterr().out
         assert f"Registered: {models}/v1\n" in out and printed in out
     (run,) = study.expand(vars(script["parse_args"](options)))
-    assert vars(script["parse_args"](run.command_line().split()[2:])) == vars(run)
+    assert study.expand(vars(script["parse_args"](run.command_line().split()[2:]))) == [run]
     there = {path.name for path in (tmp_path / "registry" / "v1").rglob("*")}
     assert {"model.safetensors", "metrics.json", "README.md"} <= there and "checkpoints" not in there
     assert (tmp_path / "models" / "published" / "metrics.json").is_file()
