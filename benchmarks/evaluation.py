@@ -22,25 +22,10 @@ import torch  # noqa: E402
 
 from whisper_lab import batches, checkpoint, command, drafts, hypotheses, scoring, store  # noqa: E402
 from whisper_lab.features import FRAMES, pad  # noqa: E402
+from whisper_lab.reading import Part  # noqa: E402
 
 
-class First:
-    """The first `count` clips of a split."""
-
-    def __init__(self, split, count: int):
-        self.split, self.count = split, min(count, len(split))
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> dict:
-        return self.split[range(self.count)[index]]
-
-    def column(self, name: str) -> list:
-        return self.split.column(name)[: self.count]
-
-
-class Padded(First):
+class Padded(Part):
     """Rows as the original's data set had them: 30 s, whatever was said."""
 
     def __getitem__(self, index: int) -> dict:
@@ -72,7 +57,7 @@ def original(model, processor, split, collator, folder: str):
     trainer = Seq2SeqTrainer(model, arguments, **more)
 
     def read() -> list[str]:
-        ids = trainer.predict(Padded(split, len(split))).predictions
+        ids = trainer.predict(Padded(split, slice(None))).predictions
         ids[ids == -100] = model.config.pad_token_id
         return [text.strip() for text in processor.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
@@ -121,7 +106,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="turns of each (default 2)")
     args = parser.parse_args()
     features = store.FeatureSet(args.features)
-    split = First(features.split(args.split), args.clips)
+    split = Part(features.split(args.split), slice(args.clips))
     processor, model = checkpoint.load_processor(args.model), checkpoint.load_model(args.model)
     language = features.manifest["language"]
     checkpoint.set_language(model, language)

@@ -116,7 +116,7 @@ def hear(name: str, features, args) -> dict[str, str]:
     """What the model `name` writes for the clips of the split of `features`: id → text."""
     import torch
 
-    from . import batches, checkpoint, hypotheses, sources
+    from . import batches, checkpoint, hypotheses, reading
     from .features import FRAMES
 
     processor, model = checkpoint.load_processor(name), checkpoint.load_model(name)
@@ -127,7 +127,7 @@ def hear(name: str, features, args) -> dict[str, str]:
     prompt = checkpoint.prompt_ids(processor.tokenizer, language)
     heard = hypotheses.transcribe(
         model,
-        sources.First(features.split(args.split), args.limit),
+        reading.Part(features.split(args.split), slice(args.limit)),
         processor.tokenizer,
         batches.Collator(prompt[0], processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")),
         prompt,

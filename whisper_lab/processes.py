@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 
 from .hypotheses import Hypotheses
+from .reading import Part
 
 
 def without_gpu() -> bool:
@@ -33,22 +34,6 @@ def together() -> None:
     _state().wait_for_everyone()
 
 
-class Every:
-    """Every `step`th clip of a split from `start` on, as a split."""
-
-    def __init__(self, split, start: int, step: int):
-        self._split, self._places = split, range(start, len(split), step)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: int) -> dict:
-        return self._split[self._places[index]]
-
-    def column(self, name: str) -> list:
-        return self._split.column(name)[self._places.start :: self._places.step]
-
-
 def share(split, read: Callable[[object], Hypotheses]) -> Hypotheses:
     """`read(split)`; with several processes each reads its part of the clips, and all are given the whole."""
     state = _state()
@@ -57,7 +42,7 @@ def share(split, read: Callable[[object], Hypotheses]) -> Hypotheses:
     import torch.distributed
 
     parts: list[Hypotheses | None] = [None] * state.num_processes
-    mine = Every(split, state.process_index, state.num_processes)
+    mine = Part(split, slice(state.process_index, None, state.num_processes))
     heard = read(mine) if len(mine) else Hypotheses([], [], [], 0.0)
     torch.distributed.all_gather_object(parts, heard)
     ids, references, texts = [], [], []

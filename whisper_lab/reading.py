@@ -61,6 +61,23 @@ class Split:
         return self._mapped[number]
 
 
+class Part:
+    """Some clips of a split, as a split: those at `places`, as range(len(split))[start:stop:step] names them."""
+
+    def __init__(self, split, places: slice):
+        self._split, self._slice = split, places
+        self._places = range(len(split))[places]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> dict:
+        return self._split[self._places[index]]
+
+    def column(self, name: str) -> list:
+        return self._split.column(name)[self._slice]
+
+
 def write_arrow(shard: Path, place: Path) -> None:
     """A copy of a shard that has rows, uncompressed and in one piece, to be mapped into memory."""
     with pyarrow.parquet.ParquetFile(shard) as file:

@@ -11,22 +11,6 @@ from . import LabError, checkpoint, corpus, engine, features, files, store
 TAKEN = "a run's folder or predictions.tsv, a TSV with columns id and text, or a folder of ID.txt files"
 
 
-class First:
-    """The first `count` clips of a split (None: all)."""
-
-    def __init__(self, split, count: int | None):
-        self.split, self.count = split, min(count or len(split), len(split))
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> dict:
-        return self.split[range(self.count)[index]]
-
-    def column(self, name: str) -> list:
-        return self.split.column(name)[: self.count]
-
-
 def sounds(read: corpus.Corpus | None) -> Callable[[str], Path | None] | None:
     """The sound file of a clip by its id."""
     paths = {clip.id: Path(clip.path) for clips in read.splits.values() for clip in clips} if read else {}
