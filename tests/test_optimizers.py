@@ -51,3 +51,7 @@ def test_what_is_not_installed_is_said_before_anything_is_made(features, tiny, t
         assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
     with pytest.raises(LabError, match="no optimiser 'adamv'.*adamw"):
         make_run(features, tiny, tmp_path / "run", optimizer="adamv")
+    with pytest.raises(LabError, match="--report-to wandb wants its package: pip install wandb"):
+        make_run(features, tiny, tmp_path / "run", report_to=("tensorboard", "wandb"))
+    with pytest.raises(LabError, match="no tracker 'tensorbord'.*tensorboard"):
+        make_run(features, tiny, tmp_path / "run", report_to=("tensorbord",))

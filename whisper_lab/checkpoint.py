@@ -129,6 +129,8 @@ def save(model, processor, folder: str | Path) -> None:
     no_bars()
     folder = Path(folder)
     model.save_pretrained(folder)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o644)  # it is written for its owner alone
     save_processor(processor, folder)
 
 

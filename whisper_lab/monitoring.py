@@ -3,10 +3,26 @@
 import contextlib
 import signal
 import time
+from collections.abc import Sequence
 
 import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
+
+from . import LabError, near
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises LabError for a `--report-to` that transformers does not know, or whose package is not installed."""
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in names:
+        if name not in {*INTEGRATION_TO_CALLBACK, "none"}:
+            raise LabError(f"there is no tracker {name!r}" + near(name, {*INTEGRATION_TO_CALLBACK, "none"}))
+        try:
+            _ = name == "none" or INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError) as error:
+            raise LabError(f"--report-to {name} wants its package: pip install {name}") from error
 
 
 class Progress(TrainerCallback):

@@ -42,6 +42,7 @@ class Run:
         model's, for an output folder that holds another run, and for --resume with nothing to resume.
         """
         optimizers.full_name(options.optimizer)
+        monitoring.check_trackers(options.report_to)
         self.options, self.features = options, features
         outcome.check_ways_out(options)  # now, not after hours of training
         url = re.sub(r"/v\d+$", "", options.features.rstrip("/")) if is_url(options.features) else ""
