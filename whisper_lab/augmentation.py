@@ -15,6 +15,7 @@ import torch
 
 from . import LabError, corpus, near, splits
 from .audio import SAMPLE_RATE, read
+from .decoding import POSITIONS
 from .features import HOP, FrontEnd
 from .merges import Merges
 from .store import FeatureSet
@@ -36,7 +37,6 @@ SNR = (10.0, 30.0)  # dB from the noise up to the clip
 COLOUR = (0.0, 2.0)  # the exponent of 1/f in the noise's power: white to brown
 FLAT = 50  # Hz: below, coloured noise grows no further, or most of its power would lie where Whisper does not listen
 GAIN = (-12.0, 6.0)  # dB
-MAX_LABELS = 448  # positions of Whisper's decoder
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Augmentation:
         if not self.bpe_dropout:
             return row
         labels = self.merges.encoded_again(row["labels"], self.bpe_dropout, rng)
-        return row | {"labels": labels} if len(row.get("before", ())) + len(labels) <= MAX_LABELS else row
+        return row | {"labels": labels} if len(row.get("before", ())) + len(labels) <= POSITIONS else row
 
     def masked(self, row: dict, rng: np.random.Generator) -> dict:
         """The row with `features` by SpecAugment."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from . import LabError, packing
+from .decoding import POSITIONS
 from .features import FRAMES, pad
 from .windows import LENGTHS, shortest
 
@@ -16,7 +17,6 @@ LONGER_SHARE = 1 / 4  # of mixed batches, read at a length between the shortest 
 PACKED_SHARE = 1 / 2  # of packed's clips, in packs: for a clip they cost no more than short windows; the rest as mixed
 TIMED_SHARE = 1 / 4  # of packed's other batches, with timestamps; with most packs (packing.TIMED_SHARE), half of all
 CHUNK = 16  # batches sorted by length together: enough for little padding, few enough to leave the order random
-POSITIONS = 448  # of Whisper's decoder, every size
 GROUP = 8  # shards to draw clips from at a time while streaming: a thousand clips, and so of many speakers
 
 

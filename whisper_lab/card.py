@@ -95,5 +95,6 @@ def summary(folder: Path, metrics: dict, predictions: list[dict]) -> str:
         f"Tuned minus untuned on test, normalised WER, paired: {gain.value:+.1f} points "
         f"({gain.low:+.1f} to {gain.high:+.1f}): {verdict}.\n\n{sentences}\n"
         f"  model   {folder}\n  card    {folder / 'README.md'}\n  curves  {folder / 'curves.png'}\n"
-        f"  report, word by word  {folder / 'report.html'}\n  every hypothesis  {folder / 'predictions.tsv'}\n  scores  {folder / 'metrics.json'}"
+        f"  report, word by word  {folder / 'report.html'}\n"
+        f"  every hypothesis  {folder / 'predictions.tsv'}\n  scores  {folder / 'metrics.json'}"
     )

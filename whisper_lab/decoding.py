@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from . import LabError
 from .features import FRAMES
 
-MAX_NEW_TOKENS = 224  # half of Whisper's positions, as in openai/whisper; 30 s of fast Swedish is about 150
+POSITIONS = 448  # of Whisper's decoder, every size
+MAX_NEW_TOKENS = POSITIONS // 2  # as in openai/whisper; 30 s of fast Swedish is about 150
 LOOP = 12  # tokens of repetition that nobody says: "nej, nej, nej" is below it
 FALLBACK = (0.2, 0.4, 0.6, 0.8, 1.0)  # openai/whisper's temperatures after a greedy attempt that failed
 DOUBT = -0.2  # mean log probability a token; where the greedy text is above, beams seldom find a better one

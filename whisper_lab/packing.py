@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .decoding import POSITIONS
 from .features import FRAMES, RANGE
 
-POSITIONS = 448  # of Whisper's decoder
 LABELS = POSITIONS // 2  # tokens for a window; openai/whisper keeps the other half for <|startofprev|> and text before
 TIMED_SHARE = 3 / 4  # of packs, with timestamps; without, many sentences are still read as one text
 CUT_SHARE = 1 / 2  # of those, in which the end cuts off a clip, as that of most windows of a recording does
