@@ -19,6 +19,14 @@ with contextlib.suppress(ValueError):  # Ctrl-C works as in a terminal, even whe
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONGEST = ("test_training.py", "test_pages.py", "test_transcription.py", "test_machines.py", "test_store.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, or one process would be left with the last of them while the others have nothing."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def processor():
     from whisper_lab import checkpoint

@@ -79,17 +79,6 @@ def test_a_batch_that_memory_does_not_hold_is_taken_in_pieces(features, tiny, wh
         trained(features, tiny, tmp_path / "none")
 
 
-def test_accumulation_does_not_change_the_losses(features, tiny, tmp_path):
-    run = make_run(features, tiny, tmp_path / "run", batch_size=2, accumulation=4)
-    again = make_run(features, tiny, tmp_path / "again", batch_size=2, accumulation=4)
-    again._begin(pieces=2)
-    found = []
-    for one in (run, again):
-        one.train()
-        found.append(losses(one.trainer.state.log_history))
-    assert found[0] == pytest.approx(found[1], rel=1e-4)
-
-
 def test_a_loss_that_is_no_number_stops_with_the_clips(features, tiny, tmp_path):
     run = make_run(features, tiny, tmp_path / "nan")
     train, taken = run.splits["train"], []

@@ -15,14 +15,13 @@ def losses(run) -> list[float]:
     return [entry["loss"] for entry in run.trainer.state.log_history if "loss" in entry]
 
 
-@pytest.mark.parametrize("name, rate", [("muon", 0.01), ("adagrad", 0.1)])
-def test_an_optimiser_learns_and_resumes_to_the_same_losses(features, tiny, tmp_path, monkeypatch, name, rate):
+def test_muon_learns_and_resumes_to_the_same_losses(features, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(resuming, "keep_only", lambda kept: None)
-    run = make_run(features, tiny, tmp_path / "run", optimizer=name, learning_rate=rate)
+    run = make_run(features, tiny, tmp_path / "run", optimizer="muon", learning_rate=0.01)
     run.train()
     assert losses(run)[-1] < losses(run)[0]
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-6")
-    again = make_run(features, tiny, tmp_path / "run", optimizer=name, learning_rate=rate, resume=True)
+    again = make_run(features, tiny, tmp_path / "run", optimizer="muon", learning_rate=0.01, resume=True)
     again.train()
     assert again.resumed_at == 4 and losses(again) == losses(run)
 
