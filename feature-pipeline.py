@@ -101,7 +101,7 @@ def main() -> None:
     columns = dict(pair.split("=", 1) for pair in args.columns)
     corpus, kept_out = splits.read(args.corpus, args.language, args.splits, args.train_splits, args.limit, columns)
     processor = checkpoint.load_processor(args.model)
-    rows = {name: labelled(clips, processor.tokenizer, language) for name, clips in corpus.splits.items()}
+    rows = {name: checkpoint.labelled(clips, processor.tokenizer, language) for name, clips in corpus.splits.items()}
     rows = {name: limits.applied_to(part) if name == "train" else part for name, part in rows.items()}
     front_end = features.FrontEnd(processor.feature_extractor.feature_size).prepared()
     settings = {
@@ -122,14 +122,6 @@ def main() -> None:
     print(survey.report(folder, manifest, kept_out))
     place = publish(folder, url, args.feature_group) if url else folder
     print(f"Next: python training-pipeline.py --features {place}")
-
-
-def labelled(clips, tokenizer, language: str) -> list[dict]:
-    """The clips as rows for the store, with their token labels."""
-    from whisper_lab import checkpoint
-
-    labels = checkpoint.label_ids(tokenizer, [clip.sentence for clip in clips], language)
-    return [asdict(clip) | {"labels": ids} for clip, ids in zip(clips, labels, strict=True)]
 
 
 def publish(folder: Path, url: str, feature_group: str | None) -> str:

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -72,8 +71,7 @@ def ours(clips: list, folder: Path, workers: int) -> None:
     from whisper_lab.engine import Local
     from whisper_lab.features import Extract, FrontEnd
 
-    labels = checkpoint.label_ids(PROCESSOR.tokenizer, [clip.sentence for clip in clips], "sv")
-    rows = [asdict(clip) | {"labels": ids} for clip, ids in zip(clips, labels)]
+    rows = checkpoint.labelled(clips, PROCESSOR.tokenizer, "sv")
     store.build(folder, {"benchmark": True}, {"train": rows}, Extract(FrontEnd().prepared()), Local(workers))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from . import LabError
@@ -180,6 +181,12 @@ def label_ids(tokenizer, sentences: list[str], language: str) -> list[list[int]]
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     texts = tokenizer([f" {s}" for s in sentences], add_special_tokens=False).input_ids if sentences else []
     return [[*prompt, *text, end] for text in texts]
+
+
+def labelled(clips, tokenizer, language: str) -> list[dict]:
+    """Clips (corpus.Clip) as rows for the store, with their token labels."""
+    labels = label_ids(tokenizer, [clip.sentence for clip in clips], language)
+    return [asdict(clip) | {"labels": ids} for clip, ids in zip(clips, labels, strict=True)]
 
 
 def tokenizer_fingerprint(tokenizer) -> str:

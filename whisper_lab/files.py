@@ -52,6 +52,12 @@ def write_tsv(path: Path, columns: list[str], rows) -> None:
     write_text(path, "".join("\t".join(" ".join(str(cell).split()) for cell in line) + "\n" for line in lines))
 
 
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    """The rows of what `write_tsv` wrote, by column."""
+    head, *rows = (line.split("\t") for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n"))
+    return [dict(zip(head, row)) for row in rows]
+
+
 def digest(value) -> str:
     """SHA-256 of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

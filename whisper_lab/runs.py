@@ -132,9 +132,7 @@ class Run:
 
     @property
     def predictions(self) -> list[dict]:
-        lines = (self.folder / "predictions.tsv").read_text(encoding="utf-8").splitlines()
-        head, *rows = (line.split("\t") for line in lines)
-        return [dict(zip(head, row)) for row in rows]
+        return files.read_tsv(self.folder / "predictions.tsv")
 
     def complete(self) -> None:
         """Every step of a run in order, each of which goes on where a kill left it."""

@@ -1,7 +1,6 @@
 """What is evaluated, and on what: clips of a feature set or a corpus, features that fit a model, texts from files."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
@@ -39,10 +38,7 @@ def made(processor, read: corpus.Corpus) -> store.FeatureSet:
     """The features of a corpus for one model's front-end and vocabulary; from the cache, if they are there."""
     language = checkpoint.whisper_language(read.language)
     front_end = features.FrontEnd(processor.feature_extractor.feature_size)
-    rows = {}
-    for split, clips in read.splits.items():
-        labels = checkpoint.label_ids(processor.tokenizer, [clip.sentence for clip in clips], language)
-        rows[split] = [asdict(clip) | {"labels": ids} for clip, ids in zip(clips, labels, strict=True)]
+    rows = {split: checkpoint.labelled(clips, processor.tokenizer, language) for split, clips in read.splits.items()}
     settings = {
         "corpus": read.identity(),
         "language": language,
