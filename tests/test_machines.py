@@ -11,7 +11,7 @@ import torch
 import transformers
 from conftest import ROOT
 
-from whisper_lab import LabError, batches, recipes, resuming, runs, store
+from whisper_lab import LabError, batches, hypotheses, recipes, resuming, runs, store
 
 
 def options(features, tiny, folder, **changes) -> dict:
@@ -77,6 +77,30 @@ def test_a_batch_that_memory_does_not_hold_is_taken_in_pieces(features, tiny, wh
     monkeypatch.setattr(batches.Named, "__call__", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
     with pytest.raises(LabError, match="one clip at a time: add --activation-checkpointing"):
         trained(features, tiny, tmp_path / "none")
+
+
+def test_scoring_that_memory_does_not_hold_is_done_with_fewer_clips(features, tiny, tmp_path, monkeypatch, capsys):
+    run, begin, sizes = make_run(features, tiny, tmp_path / "run"), hypotheses._begin, []
+
+    def refuse(writer, inputs, batch):
+        sizes.append(len(batch))
+        if len(batch) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return begin(writer, inputs, batch)
+
+    run.trainer.model.train()
+    whole = run.trainer.transcribe("dev", [3000], "Dev")
+    monkeypatch.setattr(hypotheses, "_begin", refuse)
+    assert run.trainer.transcribe("dev", [3000], "Dev").texts == whole.texts
+    said = capsys.readouterr().out
+    assert "from now on 4 clips at a time" in said and said.count("Out of GPU memory") == 2  # from 16
+    assert run.trainer.model.training
+    sizes.clear()
+    run.trainer.transcribe("dev", [3000], "Dev")
+    assert max(sizes) <= 4  # it is remembered
+    monkeypatch.setattr(hypotheses, "_begin", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+    with pytest.raises(LabError, match="one clip at a time: CUDA_VISIBLE_DEVICES="):
+        run.trainer.transcribe("dev", [3000], "Dev")
 
 
 def test_a_loss_that_is_no_number_stops_with_the_clips(features, tiny, tmp_path):

@@ -125,15 +125,12 @@ def hear(name: str, features, args) -> dict[str, str]:
     gpu = torch.cuda.is_available()
     model.to("cuda" if gpu else "cpu")
     prompt = checkpoint.prompt_ids(processor.tokenizer, language)
-    heard = hypotheses.transcribe(
-        model,
-        reading.Part(features.split(args.split), slice(args.limit)),
-        processor.tokenizer,
-        batches.Collator(prompt[0], processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")),
-        prompt,
-        getattr(model.config, "trained_windows", None) or [FRAMES],
+    clips = reading.Part(features.split(args.split), slice(args.limit))
+    collator = batches.Collator(prompt[0], processor.tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+    lengths = getattr(model.config, "trained_windows", None) or [FRAMES]
+    heard, _ = hypotheses.in_memory(
         args.batch_size or (64 if gpu else 16),
-        name,
+        lambda size: hypotheses.transcribe(model, clips, processor.tokenizer, collator, prompt, lengths, size, name),
     )
     return dict(zip(heard.ids, heard.texts))
 

@@ -1,6 +1,8 @@
 """A split decoded fast → hypotheses → scores."""
 
-from collections.abc import Iterator, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import scoring
+from . import LabError, scoring
 from .batches import Collator, Example, Windowed, by_length
 from .decoding import DEFAULT, Decoded, read_again, token_limit, unlooped
 from .drafts import Memory, Writer
@@ -41,12 +43,10 @@ def transcribe(
     for the loss and for the text, of which only what differs from the right one is decoded step by step (`drafts`).
     What is in doubt is read with beams, and what rambles at 30 s, as it is when the model is served.
     """
-    was_training = model.training
-    model.eval()
     writer, clips, texts = Writer(model, prompt), Windowed(split), [""] * len(split)
     losses, tokens, waiting = 0.0, 0, []
     batches = list(_batches(split.column("frames"), batch_size, lengths))
-    with tqdm(total=len(split), desc=title, unit="clip", leave=False) as bar, autocast(model.device):
+    with tqdm(total=len(split), desc=title, unit="clip", leave=False) as bar, autocast(model.device), _evaluated(model):
         for batch, following in zip(batches, [*batches[1:], None]):
             inputs = {k: v.to(model.device) for k, v in collator([clips[item] for item in batch]).items()}
             unread, loss, count = _begin(writer, inputs, batch)
@@ -58,8 +58,35 @@ def transcribe(
                 texts[clip] = tokenizer.decode(unlooped(one.tokens), skip_special_tokens=True).strip()
                 bar.update()
             waiting = []
-    model.train(was_training)
     return Hypotheses(split.column("id"), split.column("sentence"), texts, losses / max(tokens, 1), tokens)
+
+
+@contextmanager
+def _evaluated(model) -> Iterator[None]:
+    """Without dropout."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def in_memory(batch_size: int, read: Callable[[int], Hypotheses]) -> tuple[Hypotheses, int]:
+    """`read(batch_size)`, halved for as long as a GPU's memory does not hold it, and what it was in the end."""
+    while True:
+        try:
+            return read(batch_size), batch_size
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise LabError(
+                    "out of GPU memory while scoring one clip at a time: CUDA_VISIBLE_DEVICES= scores without the GPU"
+                ) from None
+        # Out of the except clause, whose traceback would hold the memory that is to be freed.
+        gc.collect()
+        torch.cuda.empty_cache()
+        batch_size //= 2
+        print(f"\nOut of GPU memory while scoring: from now on {batch_size} clips at a time.", flush=True)
 
 
 def _batches(frames: Sequence[int], batch_size: int, lengths: Sequence[int]) -> Iterator[list[Example]]:

@@ -21,6 +21,17 @@ from .streaming import Ahead
 UNCHECKED = 50  # losses on a GPU that are looked at together, since a look waits for all that it was given to do
 
 
+class Diverged(LabError):
+    """The loss was no number at `step`, on `clips` (their ids)."""
+
+    def __init__(self, step: int, clips: list[str]):
+        self.step, self.clips = step, clips
+        super().__init__(
+            f"the loss is not a number at step {step:,}, on the clips {', '.join(clips)}; listen to them, or lower "
+            "--learning-rate; --resume goes on from the last checkpoint, which is sound"
+        )
+
+
 class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
     """Seq2SeqTrainer with batches of one window length, a dev score by our own fast decoding, and sealed checkpoints.
 
@@ -57,6 +68,7 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
             compute_loss_func=token_loss(recipe.label_smoothing),
             callbacks=[self._stop, Progress()],
         )
+        self.eval_batch_size = self.args.per_device_eval_batch_size
         if recipe.patience:
             self.add_callback(EarlyStoppingCallback(recipe.patience))
         self.remove_callback(ProgressCallback)
@@ -111,14 +123,11 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
         return result
 
     def _check_losses(self) -> None:
-        """Raises LabError with the clips of the first batch whose loss was not a number."""
+        """Raises Diverged for the first batch whose loss was not a number."""
         seen, self._unchecked = self._unchecked, []
         if seen and not torch.stack([finite for _, _, finite in seen]).all():
             step, ids, _ = next(one for one in seen if not one[2])
-            raise LabError(
-                f"the loss is not a number at step {step:,}, on the clips {', '.join(ids)}; listen to them, or lower "
-                "--learning-rate; --resume goes on from the last checkpoint, which is sound"
-            )
+            raise Diverged(step, ids)
 
     def _prepare_inputs(self, inputs: dict) -> dict:
         # The Trainer's own waits for the GPU to have done all that it was given before.
@@ -135,11 +144,11 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
         """The hypotheses of a split; every process reads its part of the clips and is given all."""
 
         def read(clips) -> hypotheses.Hypotheses:
-            batch_size = self.args.per_device_eval_batch_size
-            tokenizer = self.processor.tokenizer
-            return hypotheses.transcribe(
-                self.model, clips, tokenizer, self.collator, self.prompt, lengths, batch_size, title
+            what = self.model, clips, self.processor.tokenizer, self.collator, self.prompt, lengths
+            heard, self.eval_batch_size = hypotheses.in_memory(
+                self.eval_batch_size, lambda size: hypotheses.transcribe(*what, size, title)
             )
+            return heard
 
         return processes.share(self.splits[split], read)
 
