@@ -213,6 +213,24 @@ def test_one_optimiser_has_nobody_to_be_compared_with(tmp_path):
     assert found["optimizers"]["adamw"]["learning_rate"] == 1e-5  # the gentler of two alike
 
 
+def test_a_rate_at_which_a_run_diverged_is_left_out(tmp_path):
+    names = [invent(tmp_path, "adamw", rate, seed, [40], [2] * 60) for rate in (1e-5, 2e-5) for seed in (1, 2)]
+    names += [invent(tmp_path, "sgd", 1, 1, [30], [1] * 60)]
+    names += [invent(tmp_path, "adagrad", 1, seed, [30], [1] * 60) for seed in (1, 2)]
+    files.write_json(tmp_path / names[3] / "diverged.json", {"step": 7, "clips": ["a.mp3", "b.mp3"]})
+    files.write_json(tmp_path / names[4] / "diverged.json", {"step": 2, "clips": ["c.mp3"]})
+    for name in names[3:5]:
+        (tmp_path / name / "metrics.json").unlink()
+    found = study_report.write(tmp_path, names, "x")
+    assert [run["name"] for run in found["runs"]] == [*names[:2], *names[5:]]
+    assert [(pair["first"], pair["second"]) for pair in found["comparisons"]] == [("adamw", "adagrad")]
+    report = (tmp_path / "README.md").read_text()
+    assert "with seed 2 the loss was no number at step 7 (clips a.mp3, b.mp3)" in report
+    assert "SGD at rate 1 is left out" in report
+    with pytest.raises(LabError, match="at every --learning-rate a run diverged"):
+        study_results.results(tmp_path, names[2:5])
+
+
 def test_runs_of_another_budget_are_not_compared(tmp_path):
     names = [
         invent(tmp_path, "adamw", 1e-5, 1, [50], [1] * 60),
@@ -327,6 +345,17 @@ def test_a_study_stopped_and_cut_off_resumes_to_the_same_numbers(whole, features
     assert numbers(resumed.results) == numbers(whole.results)
     stopped = resumed = None
     assert models() == before
+
+
+def test_a_run_that_diverges_is_passed_over(features, tiny, tmp_path, capsys):
+    asked_for = {"optimizer": ["adamw"], "learning_rate": [1e30, 0.01]}
+    one = make_study(features, tiny, tmp_path / "x", **asked_for)
+    assert one.complete() is None
+    said, folder = capsys.readouterr().out, one.folder / "adamw-1e+30-seed1"
+    assert f"Set aside: {folder.name} diverged at step " in said and f"delete {folder} to try it again" in said
+    assert "AdamW at rate 1e+30 is left out" in said and one.best.name == "adamw-0.01-seed1"
+    assert sorted(path.name for path in folder.iterdir() if path.is_file())[0] == "diverged.json"
+    assert make_study(features, tiny, one.folder, **asked_for).finished
 
 
 def test_a_finished_study_is_said_again_and_another_refused(whole, features, tiny):

@@ -12,10 +12,21 @@ from pathlib import Path
 
 import torch
 
-from . import LabError, checkpoint, files, optimizers, outcome, processes, recipes, runs, streaming, study_report
+from . import (
+    LabError,
+    checkpoint,
+    files,
+    optimizers,
+    outcome,
+    processes,
+    recipes,
+    runs,
+    streaming,
+    study_report,
+    training,
+)
 from .recipes import Options
-
-VARIED = ("seed", "optimizer", "learning_rate")  # in this order, so that all are met before any is repeated
+from .study_results import DIVERGED, VARIED
 
 
 def expand(values: dict) -> list[Options]:
@@ -93,7 +104,7 @@ class Study:
         return all(map(self._finished, self.runs))
 
     def _finished(self, name: str) -> bool:
-        return (self.folder / name / "metrics.json").is_file()
+        return any((self.folder / name / there).is_file() for there in ("metrics.json", DIVERGED))
 
     def complete(self) -> int | None:
         """Train what is left, write the report and print it; 130 after Ctrl-C, for the shell."""
@@ -113,6 +124,7 @@ class Study:
         """Every run that is not finished, one after the other. After Ctrl-C, KeyboardInterrupt, as from a run.
 
         A finished run keeps its model; its checkpoints go, which with the optimiser's state are several times as large.
+        One that diverges is marked and passed over: that is a result, too.
         """
         for number, (name, options) in enumerate(self.runs.items(), 1):
             if not self._finished(name):
@@ -132,7 +144,13 @@ class Study:
         if processes.first() and scored and not (folder / "untuned.json").is_file():
             files.write_text(folder / "untuned.json", scored.read_text(encoding="utf-8"))
         processes.together()
-        run.complete()
+        try:
+            run.complete()
+        except training.Diverged as error:
+            files.write_json(folder / DIVERGED, {"step": error.step, "clips": error.clips})
+            print(f"Set aside: {folder.name} diverged at step {error.step:,}; delete {folder} to try it again")
+            if processes.count() > 1:  # the others wait for this one's gradients
+                raise
 
     def report(self) -> None:
         """README.md, study.png and study.json of a study whose runs are all finished."""

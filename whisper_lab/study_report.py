@@ -36,7 +36,7 @@ model has {untuned} on test.
 
 ## What it shows
 
-{_bullets(verdicts(study))}
+{_bullets([*verdicts(study), *set_aside(study)])}
 
 {_markdown(*chosen(study))}
 
@@ -63,7 +63,7 @@ def summary(folder: Path, study: dict) -> str:
     """The end of a study, for the terminal."""
     return (
         f"\n{_plain(*table(study))}\n\n{_level(study)}\n\n{_plain(*chosen(study))}\n\n"
-        + "\n".join(verdicts(study))
+        + "\n".join([*verdicts(study), *set_aside(study)])
         + f"\n\n  report   {folder / 'README.md'}\n  picture  {folder / 'study.png'}\n"
         f"  numbers  {folder / 'study.json'}\n  lowest WER on dev  {folder / study['best']}"
     )
@@ -89,6 +89,15 @@ def verdicts(study: dict) -> list[str]:
     if not all(pair["shown"] for pair in pairs):
         said.append("No difference shown does not mean none: the interval says how large it may be.")
     return said
+
+
+def set_aside(study: dict) -> list[str]:
+    """A sentence for each run that diverged."""
+    return [
+        f"{called(run['optimizer'])} at rate {run['learning_rate']:g} is left out, with all its seeds: with seed "
+        f"{run['seed']} the loss was no number at step {run['step']:,} (clips {', '.join(run['clips'])})."
+        for run in study["diverged"]
+    ]
 
 
 def verdict(pair: dict, pairs: int) -> str:

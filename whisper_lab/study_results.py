@@ -8,18 +8,28 @@ from pathlib import Path
 from . import LabError, files, scoring
 
 MEASURE = "wer_normalised"
+VARIED = ("seed", "optimizer", "learning_rate")  # in this order, so that all are met before any is repeated
+DIVERGED = "diverged.json"  # in the folder of a run whose loss was no number: at which step, and on which clips
 
 
 def results(folder: Path, names: list[str]) -> dict:
     """study.json of the finished runs `names` in `folder`. Rates in percent; WER is normalised where it is not said.
 
-    Each optimiser's learning rate is chosen by its mean over seeds on dev; on test, only the chosen are compared.
-    Raises LabError where two runs differ in where they started, what they read, or for how long.
+    Each optimiser's learning rate is chosen by its mean over seeds on dev; on test, only the chosen are compared. A
+    rate at which any seed diverged is out of it. Raises LabError where all are, and where two runs differ in where they
+    started, what they read, or for how long.
     """
     plans = {name: files.read_json(folder / name / "plan.json") for name in names}
     plan = plans[names[0]]["plan"]
     _check_alike(folder, {name: _start(each["plan"]) for name, each in plans.items()})
-    rows = [_row(folder / name, plans[name]["plan"]["recipe"]) for name in names]
+    recipes = {name: each["plan"]["recipe"] for name, each in plans.items()}
+    marks = {name: folder / name / DIVERGED for name in names}
+    diverged = [_varied(recipes[name]) | files.read_json(mark) for name, mark in marks.items() if mark.is_file()]
+    out = {(one["optimizer"], one["learning_rate"]) for one in diverged}
+    sound = [name for name in names if (recipes[name]["optimizer"], recipes[name]["learning_rate"]) not in out]
+    if not sound:
+        raise LabError(f"nothing to compare in {folder}: at every --learning-rate a run diverged; try lower ones")
+    rows = [_row(folder / name, recipes[name]) for name in sound]
     order = list(dict.fromkeys(row["optimizer"] for row in rows))
     rows.sort(key=lambda row: (order.index(row["optimizer"]), row["learning_rate"], row["seed"]))
     optimizers = {name: _optimizer(_named(rows, name)) for name in order}
@@ -36,11 +46,12 @@ def results(folder: Path, names: list[str]) -> dict:
         "corpus": plan["corpus"],
         "start": _start(plan),
         "versions": list({files.digest(each["versions"]): each["versions"] for each in plans.values()}.values()),
-        "untuned": files.read_json(folder / names[0] / "metrics.json")["untuned"],
+        "untuned": files.read_json(folder / sound[0] / "metrics.json")["untuned"],
         "level": level,
         "optimizers": optimizers,
         "comparisons": _comparisons(folder, {name: _named(chosen, name) for name in order}),
         "best": min(chosen, key=_dev)["name"],
+        "diverged": diverged,
         "runs": rows,
     }
 
@@ -69,13 +80,18 @@ def _check_alike(folder: Path, starts: dict[str, dict]) -> None:
                 )
 
 
+def _varied(recipe: dict) -> dict:
+    """What the runs of a study differ in."""
+    return {key: recipe[key] for key in VARIED}
+
+
 def _row(folder: Path, recipe: dict) -> dict:
     """One run. `dev` are its scores while it trained; `scores` those of the model that it left."""
     history, metrics = (files.read_json(folder / name) for name in ("history.json", "metrics.json"))
     facts = metrics["run"]
     return {
         "name": folder.name,
-        **{key: recipe[key] for key in ("optimizer", "learning_rate", "seed")},
+        **_varied(recipe),
         "scores": metrics["tuned"],
         "best_step": facts["best_step"],
         "share": facts["share"],
@@ -145,7 +161,5 @@ def _comparisons(folder: Path, chosen: dict[str, list[dict]]) -> list[dict]:
 
 def _heard(folder: Path) -> tuple[list[str], list[str]]:
     """Sentences of test, and what the tuned model wrote for them."""
-    lines = (folder / "predictions.tsv").read_text(encoding="utf-8").rstrip("\n").split("\n")
-    head, *rows = (line.split("\t") for line in lines)
-    rows = [dict(zip(head, row)) for row in rows]
+    rows = files.read_tsv(folder / "predictions.tsv")
     return tuple([row[column] for row in rows if row["split"] == "test"] for column in ("sentence", "tuned"))
