@@ -13,7 +13,8 @@ for CTranslate2 once and kept in the cache; --engine transformers runs them as t
 
 import argparse
 
-from whisper_lab import command, terminal
+from whisper_lab import command
+from whisper_lab.serving import terminal
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -37,7 +38,7 @@ def main() -> int | None:
 
         reader = terminal.transcriber(options)
         return terminal.each(options.files, lambda name: terminal.transcribe(reader, options, name, Path(name).stem))
-    from whisper_lab import microphone, pages
+    from whisper_lab.serving import microphone, pages
 
     page, readable = microphone.page(options)
     pages.serve(page, options, readable)

@@ -14,7 +14,8 @@ deleted as soon as it has been read. No FFmpeg is needed; YouTube may want a Jav
 
 import argparse
 
-from whisper_lab import command, terminal, youtube
+from whisper_lab import command
+from whisper_lab.serving import terminal, youtube
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -42,7 +43,7 @@ def main() -> int | None:
     if options.links:
         reader = terminal.transcriber(options)
         return terminal.each(options.links, lambda link: transcribe(reader, options, link))
-    from whisper_lab import films, pages
+    from whisper_lab.serving import films, pages
 
     pages.serve(films.page(options), options)
     return None

@@ -87,11 +87,15 @@ def main() -> None:
     args = parse_args()
     from tqdm import tqdm
 
-    from whisper_lab import engine
+    from whisper_lab.stores import engine
 
     if args.engine == "local" and engine.workers(args.workers) > 1:
         engine.begin()
-    from whisper_lab import checkpoint, cleaning, cluster, features, files, places, splits, store, survey
+    from whisper_lab import files
+    from whisper_lab.corpora import cleaning, splits
+    from whisper_lab.speech import features
+    from whisper_lab.stores import cluster, places, store, survey
+    from whisper_lab.whisper import checkpoint
 
     language = checkpoint.whisper_language(args.language)
     limits = cleaning.Limits(**{name: getattr(args, name) for name in asdict(cleaning.Limits())})
@@ -128,13 +132,13 @@ def publish(folder: Path, url: str, feature_group: str | None) -> str:
     """Send the set to `url`, and a row about each clip to the feature group; the URL of the version that holds it."""
     import pyarrow.parquet
 
-    from whisper_lab import publishing, store
+    from whisper_lab.stores import publishing, store
 
     with publishing.shown("Publishing") as progress:
         place = publishing.publish(folder, url, progress=progress)
     print(f"  published: {place}")
     if feature_group:
-        from whisper_lab import hopsworks_place
+        from whisper_lab.stores import hopsworks_place
 
         clips = pyarrow.parquet.read_table(folder / store.CLIPS)
         print(f"  feature group: {hopsworks_place.insert_clips(hopsworks_place.parse(url)[0], feature_group, clips)}")

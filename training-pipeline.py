@@ -23,147 +23,87 @@ log: tensorboard --logdir models
 
 import argparse
 
-from whisper_lab import command, recipes
+from whisper_lab import command
+from whisper_lab.tuning import recipes
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # fmt: off
     add = parser.add_argument_group("from what to what").add_argument
-    add(
-        "--features",
-        default="features/sample",
-        metavar="FOLDER|URL",
-        help="what feature-pipeline.py made (default features/sample); what is at a URL is fetched, once",
-    )
-    add(
-        "--stream",
-        action="store_true",
+    add("--features", default="features/sample", metavar="FOLDER|URL",
+        help="what feature-pipeline.py made (default features/sample); what is at a URL is fetched, once")
+    add("--stream", action="store_true",
         help="leave the features of train where they are and read them from there while training, a few shards at a "
-        "time, for corpora larger than this machine; batches are drawn from those shards, so losses differ a little",
-    )
-    add(
-        "--model",
-        default="sample",
-        help="where to start: 'sample' (the embedded Whisper base, default), a folder or a Hub id",
-    )
-    add(
-        "--output",
-        metavar="FOLDER",
+        "time, for corpora larger than this machine; batches are drawn from those shards, so losses differ a little")
+    add("--model", default="sample",
+        help="where to start: 'sample' (the embedded Whisper base, default), a folder or a Hub id")
+    add("--output", metavar="FOLDER",
         help="where the model goes (default models/ and the name of the features' folder); another run's folder is "
-        "never touched",
-    )
-    add(
-        "--registry",
-        metavar="URL",
+        "never touched")
+    add("--registry", metavar="URL",
         help="put the finished model there too: hopsworks://PROJECT/NAME, the project's model registry, with its "
-        "scores, or any URL that feature-pipeline.py --store takes",
-    )
+        "scores, or any URL that feature-pipeline.py --store takes")
     add("--push-to-hub", metavar="NAME", help="put the finished model on the Hugging Face Hub; NAME or USER/NAME")
     add("--formats", nargs="+", choices=("ctranslate2", "ggml"), default=(), help="push it in these too")
     seen = parser.add_mutually_exclusive_group()
-    seen.add_argument(
-        "--private", action="store_true", default=None, help="on the Hub; the default where its data is not free"
-    )
+    seen.add_argument("--private", action="store_true", default=None,
+        help="on the Hub; the default where its data is not free")
     seen.add_argument("--public", dest="private", action="store_false", help="on the Hub, whatever its data")
-    add(
-        "--resume",
-        action="store_true",
-        help="go on with the run in --output, from its last checkpoint, to the same losses",
-    )
-    add = parser.add_argument_group(
-        "optimisers: of several values each combination is trained, and compared"
-    ).add_argument
-    add(
-        "--optimizer",
-        nargs="+",
-        default=["adamw"],
-        help="adamw (default), adagrad, adafactor, or others of transformers",
-    )
-    add(
-        "--learning-rate", nargs="+", type=command.positive, metavar="RATE", help="default: by model size and optimiser"
-    )
+    add("--resume", action="store_true",
+        help="go on with the run in --output, from its last checkpoint, to the same losses")
+    of_several = "optimisers: of several values each combination is trained, and compared"
+    add = parser.add_argument_group(of_several).add_argument
+    add("--optimizer", nargs="+", default=["adamw"],
+        help="adamw (default), adagrad, adafactor, or others of transformers")
+    add("--learning-rate", nargs="+", type=command.positive, metavar="RATE",
+        help="default: by model size and optimiser")
     add("--seeds", "--seed", nargs="+", type=int, default=[1], metavar="N", help="of the order of clips (default 1)")
-    add(
-        "--label-smoothing",
-        type=command.share,
-        default=0.0,
-        metavar="SHARE",
-        help="of the aim, for all tokens alike (default 0)",
-    )
+    add("--label-smoothing", type=command.share, default=0.0, metavar="SHARE",
+        help="of the aim, for all tokens alike (default 0)")
     recipe = parser.add_argument_group("steps")
     steps = recipe.add_mutually_exclusive_group()
-    steps.add_argument(
-        "--max-steps", type=command.count, metavar="N", help="steps of the optimiser, instead of --epochs"
-    )
+    steps.add_argument("--max-steps", type=command.count, metavar="N",
+        help="steps of the optimiser, instead of --epochs")
     steps.add_argument("--epochs", type=command.positive, default=4, metavar="N", help="passes over train (default 4)")
     add = recipe.add_argument
-    add(
-        "--patience",
-        type=command.count,
-        metavar="N",
-        help="stop when dev has not improved in so many scorings (default: go on)",
-    )
-    add(
-        "--batch-size",
-        type=command.count,
-        metavar="N",
-        help="clips a step and device (default 16; 8 below 2,000 clips)",
-    )
-    add(
-        "--accumulation",
-        type=command.count,
-        default=1,
-        metavar="N",
-        help="batches a step: memory of one, gradient of all",
-    )
+    add("--patience", type=command.count, metavar="N",
+        help="stop when dev has not improved in so many scorings (default: go on)")
+    add("--batch-size", type=command.count, metavar="N",
+        help="clips a step and device (default 16; 8 below 2,000 clips)")
+    add("--accumulation", type=command.count, default=1, metavar="N",
+        help="batches a step: memory of one, gradient of all")
     add = parser.add_argument_group("what the model is shown").add_argument
-    add(
-        "--window",
-        choices=("mixed", "short", "full", "packed"),
-        default="mixed",
+    add("--window", choices=("mixed", "short", "full", "packed"), default="mixed",
         help="mixed (default): as short as the speech, longer now and then; short: always; full: 30 s always, the "
-        "classic recipe; packed: mixed, and clips joined to 30 s with timestamps, which keeps Whisper good at it",
-    )
+        "classic recipe; packed: mixed, and clips joined to 30 s with timestamps, which keeps Whisper good at it")
     add("--masks", action="store_true", help="SpecAugment, on the speech alone")
-    add(
-        "--perturb", nargs="+", choices=("speed", "noise", "room", "gain"), default=(), help="the sound, each time anew"
-    )
-    add(
-        "--audio",
-        metavar="SOURCE",
-        help="the corpus with the sound, for --perturb (default: where the features came from)",
-    )
-    add(
-        "--bpe-dropout",
-        type=command.share,
-        default=0.0,
-        metavar="SHARE",
-        help="of merges left out in spelling labels (default 0)",
-    )
+    add("--perturb", nargs="+", choices=("speed", "noise", "room", "gain"), default=(),
+        help="the sound, each time anew")
+    add("--audio", metavar="SOURCE",
+        help="the corpus with the sound, for --perturb (default: where the features came from)")
+    add("--bpe-dropout", type=command.share, default=0.0, metavar="SHARE",
+        help="of merges left out in spelling labels (default 0)")
     add = parser.add_argument_group("what is trained, and with how much memory").add_argument
-    add(
-        "--preset",
-        choices=(*recipes.PRESETS,),
-        help="batch size, LoRA and activations for a machine, by the model's size",
-    )
+    add("--preset", choices=(*recipes.PRESETS,),
+        help="batch size, LoRA and activations for a machine, by the model's size")
     add("--lora", type=int, metavar="RANK", help="train narrow matrices beside the model's own, merged at the end")
     add("--lora-targets", nargs="+", default=(), metavar="NAME", help="those of q_proj k_proj v_proj out_proj fc1 fc2")
     add("--freeze", nargs="+", default=(), metavar="PART", help="encoder, embeddings, encoder.0-3, decoder.2, …")
     add("--activation-checkpointing", action="store_true", default=None, help="a third slower, a third of the memory")
-    add("--blend", type=command.share_or_auto, default="auto", metavar="SHARE", help=BLEND)
+    add("--blend", type=command.share_or_auto, default="auto", metavar="SHARE",
+        help="share of tuned weights in the final average with the untuned ones, against forgetting: 0 to 1, or auto "
+        "(default): the smallest that keeps 95 %% of what was gained on dev")
     add("--report-to", nargs="+", default=("tensorboard",), help="tensorboard (default), wandb, trackio, none")
+    # fmt: on
     return parser.parse_args(argv)
-
-
-BLEND = (
-    "share of tuned weights in the final average with the untuned ones, against forgetting: 0 to 1, or auto (default): "
-    "the smallest that keeps 95 %% of what was gained on dev"
-)
 
 
 def main() -> int | None:
     options = vars(parse_args())
-    from whisper_lab import card, outcome, processes, runs, streaming, study
+    from whisper_lab.scores import card
+    from whisper_lab.stores import streaming
+    from whisper_lab.tuning import outcome, processes, runs, study
 
     chosen = study.expand(options)
     if len(chosen) > 1:

@@ -20,9 +20,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch  # noqa: E402
 
-from whisper_lab import batches, checkpoint, command, drafts, hypotheses, scoring, store  # noqa: E402
-from whisper_lab.features import FRAMES, pad  # noqa: E402
-from whisper_lab.reading import Part  # noqa: E402
+from whisper_lab import command  # noqa: E402
+from whisper_lab.scores import drafts, hypotheses, scoring  # noqa: E402
+from whisper_lab.speech.features import FRAMES, pad  # noqa: E402
+from whisper_lab.stores import store  # noqa: E402
+from whisper_lab.stores.reading import Part  # noqa: E402
+from whisper_lab.whisper import batches, checkpoint  # noqa: E402
 
 
 class Padded(Part):

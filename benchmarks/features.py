@@ -28,7 +28,7 @@ def make_clips(count: int, folder: Path) -> None:
     import soundfile
     import soxr
 
-    from whisper_lab import corpus
+    from whisper_lab.corpora import corpus
 
     clips = corpus.read("sample", "sv-SE", ["train"]).splits["train"]
     for i in range(count):
@@ -38,7 +38,7 @@ def make_clips(count: int, folder: Path) -> None:
 
 def clips_of(folder: Path, count: int) -> list:
     """`count` clips of the files in `folder`, each as often as it takes, under names of their own."""
-    from whisper_lab.corpus import Clip
+    from whisper_lab.corpora.corpus import Clip
 
     paths = sorted(folder.glob("*.mp3"))
     return [Clip(f"{i:05}", str(paths[i % len(paths)]), "Katterna väntar längs stigen.") for i in range(count)]
@@ -67,9 +67,10 @@ def usual(clips: list, folder: Path, workers: int) -> None:
 
 
 def ours(clips: list, folder: Path, workers: int) -> None:
-    from whisper_lab import checkpoint, store
-    from whisper_lab.engine import Local
-    from whisper_lab.features import Extract, FrontEnd
+    from whisper_lab.speech.features import Extract, FrontEnd
+    from whisper_lab.stores import store
+    from whisper_lab.stores.engine import Local
+    from whisper_lab.whisper import checkpoint
 
     rows = checkpoint.labelled(clips, PROCESSOR.tokenizer, "sv")
     store.build(folder, {"benchmark": True}, {"train": rows}, Extract(FrontEnd().prepared()), Local(workers))
@@ -78,7 +79,9 @@ def ours(clips: list, folder: Path, workers: int) -> None:
 def child(name: str, source: str, count: int, workers: int) -> dict:
     """Run a side: {"seconds", "bytes", "peak_mb"}."""
     global PROCESSOR
-    from whisper_lab import checkpoint, command, engine
+    from whisper_lab import command
+    from whisper_lab.stores import engine
+    from whisper_lab.whisper import checkpoint
 
     command.quiet_libraries()
     if workers > 1:

@@ -36,7 +36,8 @@ from meters import CUDA, Clips, Enough, Predictions, Rate, Repeated, now, peak_b
 from race import FRAMES, Padded, original, ours, race, said, warm_up
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from whisper_lab import checkpoint, command, windows
+from whisper_lab import command
+from whisper_lab.whisper import checkpoint, windows
 
 PARTS = ("card", "training", "race", "scoring")
 

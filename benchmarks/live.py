@@ -23,8 +23,8 @@ PIECE = 0.3  # seconds
 
 def speak(listeners, key: str, sound: np.ndarray, out: dict) -> None:
     """Say `sound` in real time; what was on screen when, and the final text."""
-    from whisper_lab import audio
-    from whisper_lab.decoding import DEFAULT
+    from whisper_lab.speech import audio
+    from whisper_lab.whisper.decoding import DEFAULT
 
     pcm, sent, shown, before = np.round(32_767 * sound).astype(np.int16), 0, [], ""
     began = time.perf_counter()
@@ -66,9 +66,12 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=24)
     args = parser.parse_args()
 
-    from whisper_lab import audio, command, corpus, scoring
-    from whisper_lab.live import Listeners
-    from whisper_lab.transcription import Transcriber
+    from whisper_lab import command
+    from whisper_lab.corpora import corpus
+    from whisper_lab.scores import scoring
+    from whisper_lab.serving.live import Listeners
+    from whisper_lab.serving.transcription import Transcriber
+    from whisper_lab.speech import audio
 
     command.quiet_libraries()
     transcriber = Transcriber(args.model)

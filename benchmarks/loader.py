@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -34,7 +34,9 @@ def clips_a_second(loader) -> float:
 def ours(folder: Path, model: str, passes: int, stream: bool, workers: int = 0) -> float:
     from torch.utils.data import DataLoader
 
-    from whisper_lab import checkpoint, recipes, streaming, training
+    from whisper_lab.stores import streaming
+    from whisper_lab.tuning import recipes, training
+    from whisper_lab.whisper import checkpoint
 
     split = streaming.open_features(str(folder), stream).split("train")
     processor, loaded = checkpoint.load_processor(model), checkpoint.load_model(model)
@@ -58,7 +60,7 @@ def usual(folder: Path, model: str, clips: int, form: str | None) -> float:
     from datasets import load_from_disk
     from torch.utils.data import DataLoader, Subset
 
-    from whisper_lab import checkpoint
+    from whisper_lab.whisper import checkpoint
 
     processor = checkpoint.load_processor(model)
     processor.tokenizer.pad_token = "<|endoftext|>"
@@ -82,13 +84,14 @@ def make(source: str, model: str, count: int, ours: Path, usual: Path) -> None:
     """Both feature sets of the same clips."""
     from datasets import Dataset
 
-    from whisper_lab import checkpoint, corpus, engine, store
-    from whisper_lab.features import FRAMES, Extract, FrontEnd, pad
+    from whisper_lab.corpora import corpus
+    from whisper_lab.speech.features import FRAMES, Extract, FrontEnd, pad
+    from whisper_lab.stores import engine, store
+    from whisper_lab.whisper import checkpoint
 
     front_end, once = FrontEnd().prepared(), corpus.read(source, "sv-SE", ["train"]).splits["train"]
     clips = [replace(once[i % len(once)], id=f"{i}") for i in range(count)]
-    labels = checkpoint.label_ids(checkpoint.load_processor(model).tokenizer, [c.sentence for c in clips], "sv")
-    rows = [asdict(clip) | {"labels": ids} for clip, ids in zip(clips, labels)]
+    rows = checkpoint.labelled(clips, checkpoint.load_processor(model).tokenizer, "sv")
     store.build(ours, {"front_end": front_end.settings()}, {"train": rows}, Extract(front_end), engine.Local())
     split = store.FeatureSet(ours).split("train")
 
@@ -101,7 +104,7 @@ def make(source: str, model: str, count: int, ours: Path, usual: Path) -> None:
 
 
 def main() -> None:
-    from whisper_lab import checkpoint
+    from whisper_lab.whisper import checkpoint
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", default="sample")

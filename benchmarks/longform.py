@@ -23,9 +23,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from transcription import errors, paired, rate  # noqa: E402, the script beside this one
 
-from whisper_lab import audio, backends, checkpoint, command, corpus, packing  # noqa: E402
-from whisper_lab.decoding import MAX_NEW_TOKENS  # noqa: E402
-from whisper_lab.features import FRAMES, HOP, FrontEnd, pad  # noqa: E402
+from whisper_lab import command  # noqa: E402
+from whisper_lab.corpora import corpus  # noqa: E402
+from whisper_lab.speech import audio  # noqa: E402
+from whisper_lab.speech.features import FRAMES, HOP, FrontEnd, pad  # noqa: E402
+from whisper_lab.whisper import backends, checkpoint, packing  # noqa: E402
+from whisper_lab.whisper.decoding import MAX_NEW_TOKENS  # noqa: E402
 
 PAUSE = 0.5  # seconds
 

@@ -22,10 +22,12 @@ import torch  # noqa: E402
 from meters import CUDA, now  # noqa: E402
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback  # noqa: E402
 
-from whisper_lab import checkpoint, hypotheses, monitoring, optimizers, recipes, scoring, training, windows  # noqa: E402
-from whisper_lab.batches import Example  # noqa: E402
-from whisper_lab.features import FRAMES, pad  # noqa: E402
+from whisper_lab.scores import hypotheses, scoring  # noqa: E402
+from whisper_lab.speech.features import FRAMES, pad  # noqa: E402
 from whisper_lab.text import normalise  # noqa: E402
+from whisper_lab.tuning import monitoring, optimizers, recipes, training  # noqa: E402
+from whisper_lab.whisper import checkpoint, windows  # noqa: E402
+from whisper_lab.whisper.batches import Example  # noqa: E402
 
 EPOCHS, BATCH_SIZE = 4, 8  # training-pipeline.py's, of less than 2,000 clips
 SHARES = (0.025, 0.05, 0.075, 0.125, 0.2, 0.3, 0.45, 0.65, 1.0)  # of the seconds, after which dev is scored
@@ -170,7 +172,7 @@ class Tuned:
 def race(model: str, features: str, seconds: float) -> tuple[dict, Tuned]:
     """What was found, {"untuned", "sides": {name: points}, "original_best", "ours_there"}, the last two points of
     curves; and what ours tuned."""
-    from whisper_lab import store
+    from whisper_lab.stores import store
 
     held = store.FeatureSet(features)
     splits, processor = {name: held.split(name) for name in ("train", "dev")}, checkpoint.load_processor(model)

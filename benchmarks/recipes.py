@@ -15,7 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from whisper_lab import command, recipes, runs, scoring, store  # noqa: E402
+from whisper_lab import command  # noqa: E402
+from whisper_lab.scores import scoring  # noqa: E402
+from whisper_lab.stores import store  # noqa: E402
+from whisper_lab.tuning import recipes, runs  # noqa: E402
 
 CHANGES = {
     "plain": {},

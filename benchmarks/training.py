@@ -17,7 +17,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch  # noqa: E402
 
-from whisper_lab import blending, checkpoint, command, recipes, store, training  # noqa: E402
+from whisper_lab import command  # noqa: E402
+from whisper_lab.stores import store  # noqa: E402
+from whisper_lab.tuning import blending, recipes, training  # noqa: E402
+from whisper_lab.whisper import checkpoint  # noqa: E402
 
 
 def seconds(

@@ -40,7 +40,7 @@ LONG = {
 
 
 def clips(splits: list[str]) -> list:
-    from whisper_lab import corpus
+    from whisper_lab.corpora import corpus
 
     found = corpus.read("sample", "sv-SE", splits).splits
     return [clip for split in splits for clip in found[split]]
@@ -50,7 +50,7 @@ def talk(minutes: float, path: Path) -> list[str]:
     """Write a recording; the sentences said in it."""
     import soundfile
 
-    from whisper_lab import audio
+    from whisper_lab.speech import audio
 
     rng, said, written = np.random.default_rng(0), [], 0
     sounds = [(clip.sentence, audio.read(clip.path)) for clip in clips(["dev", "test"])]
@@ -66,9 +66,9 @@ def talk(minutes: float, path: Path) -> list[str]:
 
 def reader(system: str, model: str, threads: int):
     """A function from samples, or a file's path, to text."""
-    from whisper_lab import backends, checkpoint
-    from whisper_lab.decoding import Decoding
-    from whisper_lab.transcription import Transcriber
+    from whisper_lab.serving.transcription import Transcriber
+    from whisper_lab.whisper import backends, checkpoint
+    from whisper_lab.whisper.decoding import Decoding
 
     if system.startswith("ours"):
         engine = "transformers" if system == "ours-float32" else "ctranslate2"
@@ -92,7 +92,8 @@ def reader(system: str, model: str, threads: int):
 
 
 def child(system: str, job: str, model: str, threads: int, path: str) -> dict:
-    from whisper_lab import audio, command
+    from whisper_lab import command
+    from whisper_lab.speech import audio
 
     command.quiet_libraries()
     read = reader(system, model, threads)
@@ -145,14 +146,14 @@ def errors(said: list[str], heard: str) -> np.ndarray:
 
 
 def rate(table: np.ndarray) -> str:
-    from whisper_lab.scoring import bootstrap
+    from whisper_lab.scores.scoring import bootstrap
 
     low, high = np.percentile(bootstrap(table), (2.5, 97.5))
     return f"{100 * table[:, 0].sum() / table[:, 1].sum():.1f} ({low:.1f}–{high:.1f})"
 
 
 def paired(ours: np.ndarray, theirs: np.ndarray) -> str:
-    from whisper_lab.scoring import bootstrap
+    from whisper_lab.scores.scoring import bootstrap
 
     low, high = np.percentile(bootstrap(ours) - bootstrap(theirs), (2.5, 97.5))
     value = 100 * (ours[:, 0].sum() / ours[:, 1].sum() - theirs[:, 0].sum() / theirs[:, 1].sum())
@@ -170,7 +171,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, nargs=2, default=(10, 60), metavar="N")
     args = parser.parse_args()
 
-    from whisper_lab.scoring import counts
+    from whisper_lab.scores.scoring import counts
     from whisper_lab.text import normalise
 
     head = f"{'':50} {'seconds':>9} {'ours is':>9}  {'WER normalised, %':20} ours minus this"

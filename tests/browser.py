@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from whisper_lab import audio, captions, corpus
-from whisper_lab.decoding import Decoding
-from whisper_lab.transcription import Transcriber
+from whisper_lab.corpora import corpus
+from whisper_lab.serving import captions
+from whisper_lab.serving.transcription import Transcriber
+from whisper_lab.speech import audio
+from whisper_lab.whisper.decoding import Decoding
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needed = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")

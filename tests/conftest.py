@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def processor():
-    from whisper_lab import checkpoint
+    from whisper_lab.whisper import checkpoint
 
     return checkpoint.load_processor("sample")
 
@@ -40,7 +40,7 @@ def tiny(tmp_path_factory, processor) -> Path:
     import torch
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-    from whisper_lab import checkpoint
+    from whisper_lab.whisper import checkpoint
 
     torch.manual_seed(0)
     token = processor.tokenizer.convert_tokens_to_ids
@@ -81,7 +81,7 @@ def release(tmp_path) -> Path:
     import csv
     import shutil
 
-    from whisper_lab.corpus import SAMPLE
+    from whisper_lab.corpora.corpus import SAMPLE
 
     language = tmp_path / "cv-corpus-99.0-2026-01-01" / "sv-SE"
     (language / "clips").mkdir(parents=True)

@@ -6,8 +6,12 @@ import pytest
 import torch
 from conftest import ROOT
 
-from whisper_lab import LabError, adapters, checkpoint, hypotheses, store, training, windows
-from whisper_lab.recipes import Recipe
+from whisper_lab import LabError
+from whisper_lab.scores import hypotheses
+from whisper_lab.stores import store
+from whisper_lab.tuning import adapters, training
+from whisper_lab.tuning.recipes import Recipe
+from whisper_lab.whisper import checkpoint, windows
 
 RECIPE = Recipe(
     optimizer="adamw",

@@ -10,7 +10,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from whisper_lab import LabError, checkpoint, runs, store
+from whisper_lab import LabError
+from whisper_lab.stores import store
+from whisper_lab.tuning import runs
+from whisper_lab.whisper import checkpoint
 
 MAIN = runpy.run_path(str(ROOT / "feature-pipeline.py"))["main"]
 LAYOUTS = {

@@ -7,7 +7,7 @@ import psutil
 import pytest
 import soundfile
 
-from whisper_lab import audio
+from whisper_lab.speech import audio
 
 
 def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:
@@ -109,7 +109,7 @@ def test_samples_of_any_type_layout_and_rate_are_the_same_sound(kind, rate):
 
 
 def test_integers_are_the_same_sound_as_the_floats_they_stand_for():
-    from whisper_lab.features import FrontEnd
+    from whisper_lab.speech.features import FrontEnd
 
     integers = TYPES["int16"](chirp(1, 48_000))
     floats = (integers / 2**15).astype(np.float32)

@@ -9,12 +9,16 @@ import pyarrow.parquet
 import pytest
 import soundfile
 
-from whisper_lab import LabError, augmentation, checkpoint, corpus, engine, files, store
-from whisper_lab.audio import SAMPLE_RATE, AudioError, read
-from whisper_lab.augmentation import PERTURBATIONS, Augmentation
-from whisper_lab.features import FRAMES, Extract, FrontEnd, pad
-from whisper_lab.merges import Merges
-from whisper_lab.windows import shortest
+from whisper_lab import LabError, files
+from whisper_lab.corpora import corpus
+from whisper_lab.speech.audio import SAMPLE_RATE, AudioError, read
+from whisper_lab.speech.features import FRAMES, Extract, FrontEnd, pad
+from whisper_lab.stores import engine, store
+from whisper_lab.tuning import augmentation
+from whisper_lab.tuning.augmentation import PERTURBATIONS, Augmentation
+from whisper_lab.tuning.merges import Merges
+from whisper_lab.whisper import checkpoint
+from whisper_lab.whisper.windows import shortest
 
 CLIPS = corpus.read("sample", "sv-SE", ["train"], limit=8).splits["train"]
 ODD = [
@@ -260,7 +264,7 @@ def test_the_sound_of_a_hub_dataset_is_found_by_its_name_and_commit(processor, t
         table = pyarrow.table({"audio": audio, "sentence": [clip.sentence for clip in clips]})
         pyarrow.parquet.write_table(table, tmp_path / f"{split}.parquet")
         listed[split] = [str(tmp_path / f"{split}.parquet")]
-    files.write_json(read_once / "files.json", listed)
+    files.write_json(read_once / "origin.json", {"splits": listed, "licence": None})
     made_of = corpus.read("hub:lab/speech:sv@0123456789ab", "sv")
     clips = {split: made_of.splits[split] for split in ("train", "dev", "test")}
     found = augmentation.sounds(feature_set(tmp_path / "set", processor, made_of.identity(), clips))

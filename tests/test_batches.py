@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from whisper_lab import LabError
-from whisper_lab.batches import GROUP, Collator, Parts, WindowBatches, by_length
-from whisper_lab.windows import LENGTHS, shortest
+from whisper_lab.whisper.batches import GROUP, Collator, Parts, WindowBatches, by_length
+from whisper_lab.whisper.windows import LENGTHS, shortest
 
 FRAMES = np.random.default_rng(0).integers(80, 900, 230).tolist()
 
@@ -97,7 +97,7 @@ def test_the_parts_of_a_batch_are_the_batch(pieces, processes):
 
 
 def test_what_stands_in_is_not_learnt(processor):
-    from whisper_lab import checkpoint
+    from whisper_lab.whisper import checkpoint
 
     (labels,) = checkpoint.label_ids(processor.tokenizer, ["Hej."], "sv")
     row = {"id": "a", "labels": labels, "features": np.zeros((80, 200), np.float32)}
@@ -120,7 +120,7 @@ def test_decoding_takes_every_clip_once_in_its_own_window():
 
 
 def test_the_decoder_sees_the_start_once_and_learns_the_text(processor):
-    from whisper_lab import checkpoint
+    from whisper_lab.whisper import checkpoint
 
     token = processor.tokenizer.convert_tokens_to_ids
     start, end = token("<|startoftranscript|>"), token("<|endoftext|>")

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from whisper_lab import LabError
-from whisper_lab.captions import FORMATS, Cue, Segment, Word, cues, write
+from whisper_lab.serving.captions import FORMATS, Cue, Segment, Word, cues, write
 
 SENTENCES = [
     "Regeringen har i dag beslutat att skjuta till tre miljarder kronor till vården, men det räcker inte på länge.",

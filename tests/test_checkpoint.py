@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, script
 
-from whisper_lab import LabError, checkpoint
+from whisper_lab import LabError
+from whisper_lab.whisper import checkpoint
 
 
 @pytest.mark.parametrize(

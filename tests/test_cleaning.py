@@ -3,10 +3,11 @@ import json
 import pytest
 from conftest import script
 
-from whisper_lab import LabError, corpus
-from whisper_lab.cleaning import Limits
-from whisper_lab.corpus import Clip
-from whisper_lab.features import Extract, FrontEnd, Rejected
+from whisper_lab import LabError
+from whisper_lab.corpora import corpus
+from whisper_lab.corpora.cleaning import Limits
+from whisper_lab.corpora.corpus import Clip
+from whisper_lab.speech.features import Extract, FrontEnd, Rejected
 
 
 def rejected(limits: Limits, clips: list[Clip]) -> list:

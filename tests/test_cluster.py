@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from whisper_lab import LabError, cluster, corpus, engine, files, store
-from whisper_lab.features import Extract, FrontEnd
+from whisper_lab import LabError, files
+from whisper_lab.corpora import corpus
+from whisper_lab.speech.features import Extract, FrontEnd
+from whisper_lab.stores import cluster, engine, store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 VERSIONS = tuple(files.versions().items())

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from conftest import ROOT, script
 
-from whisper_lab import LabError, audio, collection, corpus, files
-from whisper_lab.collection import Collection, Refused
+from whisper_lab import LabError, files
+from whisper_lab.corpora import collection, corpus
+from whisper_lab.corpora.collection import Collection, Refused
+from whisper_lab.speech import audio
 
 ADDING = """
 import sys, numpy as np
-from whisper_lab.collection import Collection
+from whisper_lab.corpora.collection import Collection
 for i in range(int(sys.argv[2])):
     Collection(sys.argv[1]).add(np.full(8_000, 0.1, np.float32), f"Mening {i} {sys.argv[3]}", "Åsa")
 """

@@ -21,7 +21,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from conftest import ROOT
 
-from whisper_lab import LabError, collective, corpus
+from whisper_lab import LabError
+from whisper_lab.corpora import collective, corpus
 
 KEY = "a-key"
 CHUNK = 1 << 16  # bytes that the client writes at once
@@ -332,8 +333,8 @@ def test_a_file_of_settings_gives_the_key_and_nothing_else(platform, tmp_path, m
     """The client reads ./.env on import, so this is tried in a process of its own."""
     (tmp_path / ".env").write_text(f"MDC_API_KEY={KEY}\nCUDA_VISIBLE_DEVICES=7\n")
     monkeypatch.delenv("MDC_API_KEY")
-    code = "import os; from whisper_lab import collective; print(collective.fetch('sv-SE', 'sv-SE', progress=False)); "
-    code += "print(os.environ.get('CUDA_VISIBLE_DEVICES'))"
+    code = "import os; from whisper_lab.corpora import collective; "
+    code += "print(collective.fetch('sv-SE', 'sv-SE', progress=False)); print(os.environ.get('CUDA_VISIBLE_DEVICES'))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )

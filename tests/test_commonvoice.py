@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from whisper_lab import LabError, commonvoice, corpus
+from whisper_lab import LabError
+from whisper_lab.corpora import commonvoice, corpus
 
 NAME = "cv-corpus-99.0-2026-01-01-sv-SE.tar.gz"
 
@@ -104,7 +105,7 @@ def test_another_archive_of_the_same_name_is_unpacked_beside(archive, release, c
 def test_a_killed_unpack_starts_cleanly_again(archive, release, cache, count):
     killed = f"""
 import itertools, os, tarfile
-from whisper_lab import corpus
+from whisper_lab.corpora import corpus
 extract, counter = tarfile.TarFile.extract, itertools.count(1)
 def extract_and_die(*args, **options):
     extract(*args, **options)

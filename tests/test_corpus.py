@@ -2,7 +2,8 @@ import shutil
 
 import pytest
 
-from whisper_lab import LabError, corpus
+from whisper_lab import LabError
+from whisper_lab.corpora import corpus
 
 
 def test_the_release_as_it_is(release):

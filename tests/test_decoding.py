@@ -1,7 +1,7 @@
 import pytest
 
 from whisper_lab import LabError
-from whisper_lab.decoding import LOOP, Decoded, Decoding, loop, read_again, token_limit, unlooped
+from whisper_lab.whisper.decoding import LOOP, Decoded, Decoding, loop, read_again, token_limit, unlooped
 
 SENTENCE = [11, 12, 13, 14, 15, 16, 17, 18]
 

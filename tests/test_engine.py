@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from whisper_lab import LabError, engine
+from whisper_lab import LabError
+from whisper_lab.stores import engine
 
 
 class Double:

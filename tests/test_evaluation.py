@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from whisper_lab import LabError, batches, checkpoint, corpus, evaluation, files, hypotheses, report, scoring, windows
-from whisper_lab.decoding import DEFAULT, token_limit
-from whisper_lab.drafts import Writer, highest
-from whisper_lab.features import FRAMES
+from whisper_lab import LabError, evaluation, files
+from whisper_lab.corpora import corpus
+from whisper_lab.scores import hypotheses, report, scoring
+from whisper_lab.scores.drafts import Writer, highest
+from whisper_lab.speech.features import FRAMES
+from whisper_lab.whisper import batches, checkpoint, windows
+from whisper_lab.whisper.decoding import DEFAULT, token_limit
 
 WINDOWS = [200, 300, 400]
 
@@ -236,7 +239,7 @@ def test_two_models_on_a_corpus(run, tiny, tmp_path, release):
 
 
 def test_features_that_do_not_fit(run, tiny, release, processor, tmp_path):
-    from whisper_lab import sources
+    from whisper_lab.scores import sources
 
     made = sources.made(processor, corpus.read(str(release), "sv-SE", ["test"]))
     assert "report" in run(tiny, "--features", made.folder)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from transformers import WhisperFeatureExtractor
 
-from whisper_lab import audio, corpus
-from whisper_lab.features import FRAMES, Extract, FrontEnd, Rejected, pad
+from whisper_lab.corpora import corpus
+from whisper_lab.speech import audio
+from whisper_lab.speech.features import FRAMES, Extract, FrontEnd, Rejected, pad
 
 RATE = audio.SAMPLE_RATE
 

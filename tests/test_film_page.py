@@ -14,9 +14,9 @@ from browser import GREEDY, PHONE, clips, fill, fits, heard, lines, result_text,
 from playwright.sync_api import expect
 from test_youtube import ID, JOIN, OTHER, SECONDS
 
-from whisper_lab import audio
-from whisper_lab.captions import cues
-from whisper_lab.texts import ERRORS, SWEDISH
+from whisper_lab.serving.captions import cues
+from whisper_lab.serving.texts import ERRORS, SWEDISH
+from whisper_lab.speech import audio
 
 pytestmark = browsers.needed
 site = test_youtube.site
@@ -78,7 +78,7 @@ def m4a(sound) -> bytes:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     import app_youtube
-    from whisper_lab import films, pages
+    from whisper_lab.serving import films, pages
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))

@@ -10,8 +10,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from whisper_lab import checkpoint, corpus, engine, store
-from whisper_lab.features import Extract, FrontEnd
+from whisper_lab.corpora import corpus
+from whisper_lab.speech.features import Extract, FrontEnd
+from whisper_lab.stores import engine, store
+from whisper_lab.whisper import checkpoint
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 

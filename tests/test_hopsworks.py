@@ -12,9 +12,10 @@ import pytest
 from conftest import ROOT
 from hopsworks_server import KEY, Hopsworks, Refusal, broker
 
-from whisper_lab import LabError, faults, hopsworks_place, hopsworks_session, publishing, transfers
-from whisper_lab.hopsworks_place import HopsworksPlace, insert_clips, parse, register_model
-from whisper_lab.places import open_place
+from whisper_lab import LabError, faults
+from whisper_lab.stores import hopsworks_place, hopsworks_session, publishing, transfers
+from whisper_lab.stores.hopsworks_place import HopsworksPlace, insert_clips, parse, register_model
+from whisper_lab.stores.places import open_place
 
 MIB = 1 << 20
 CHUNK = 10 * MIB  # of the client's uploads
@@ -281,7 +282,7 @@ QUIET = """
 import logging, sys, warnings
 before = (logging.getLogger().handlers[:], logging.getLogger().level, warnings.formatwarning)
 from pathlib import Path
-from whisper_lab.hopsworks_place import HopsworksPlace, register_model
+from whisper_lab.stores.hopsworks_place import HopsworksPlace, register_model
 place = HopsworksPlace("hopsworks://lab/Resources/x")
 Path("file").write_bytes(b"x" * 1000)
 place.put(Path("file"), "v1/name")

@@ -20,7 +20,8 @@ import pyarrow.parquet
 import pytest
 import soundfile
 
-from whisper_lab import LabError, corpus, hub, unpacking
+from whisper_lab import LabError
+from whisper_lab.corpora import corpus, hub, unpacking
 
 ROOT = Path(__file__).parent.parent
 SHA, CONVERTED_SHA = "a1" * 20, "b2" * 20
@@ -149,7 +150,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
 CLIENT = """
 import dataclasses, json, os, sys, time
 time.sleep = lambda seconds: None  # the Hub's client tries again for half a minute
-from whisper_lab import LabError, command, hub
+from whisper_lab import LabError, command
+from whisper_lab.corpora import hub
 command.quiet_libraries()
 for line in sys.stdin:
     asked = json.loads(line)
@@ -165,7 +167,7 @@ for line in sys.stdin:
 @pytest.fixture(scope="module")
 def server():
     server = Hub()
-    card = "---\nconfigs:\n" + "".join(
+    card = "---\nlicense: mit\nconfigs:\n" + "".join(
         f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}/train-*\n"
         f"  - split: validation\n    path: {name}/validation-*\n  - split: test\n    path: {name}/test-*\n"
         for name in ("sv", "fi")
@@ -176,7 +178,7 @@ def server():
             of = "00002" if split == "train" else "00001"
             numbers = range(base + 10 * part, base + 10 * part + 6)
             carded[f"{language}/{split}-{shard:05d}-of-{of}.parquet"] = parquet(numbers, FLEURS)
-    script = {"fleurs.py": b"raise SystemExit", "README.md": b"# FLEURS\n"}
+    script = {"fleurs.py": b"raise SystemExit", "README.md": b"---\nlicense:\n- cc-by-4.0\n---\n# FLEURS\n"}
     converted = {
         f"{language}/{split}/0000.parquet": parquet(range(base, base + 6), FLEURS)
         for language, first in (("sv_se", 0), ("fi_fi", 100))
@@ -238,6 +240,7 @@ def counts(answer: dict) -> dict[str, int]:
 def test_a_configuration_of_the_card(client, server, tmp_path):
     found = client("hub:lab/carded:sv", tmp_path)
     assert (found["name"], found["version"], found["language"]) == ("lab/carded:sv", SHA[:12], "sv")
+    assert found["licence"] == "mit"
     assert counts(found) == {"train": 12, "dev": 6, "test": 6}
     train = found["splits"]["train"]
     numbers = [*range(6), *range(10, 16)]
@@ -276,6 +279,7 @@ def test_a_limit_and_splits_fetch_no_more_than_they_take(client, server, tmp_pat
 def test_a_dataset_with_a_script_is_read_from_the_hubs_parquet_copy(client, server, tmp_path):
     found = client("hub:google/fleurs:sv_se", tmp_path)
     assert (found["name"], found["version"]) == ("google/fleurs:sv_se", CONVERTED_SHA[:12])
+    assert found["licence"] == "cc-by-4.0"  # of the dataset's card: the copy has none
     assert counts(found) == {"train": 6, "dev": 6, "test": 6}
     assert found["splits"]["dev"][0]["sentence"].startswith("mening nummer 10 ")
     assert "google/fleurs needs a script" in client.said.read_text()

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 
-from whisper_lab import audio, corpus, live
-from whisper_lab.audio import SAMPLE_RATE
-from whisper_lab.decoding import Decoding
-from whisper_lab.transcription import Transcriber
+from whisper_lab.corpora import corpus
+from whisper_lab.serving import live
+from whisper_lab.serving.transcription import Transcriber
+from whisper_lab.speech import audio
+from whisper_lab.speech.audio import SAMPLE_RATE
+from whisper_lab.whisper.decoding import Decoding
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,11 @@ import torch
 import transformers
 from conftest import ROOT
 
-from whisper_lab import LabError, batches, hypotheses, recipes, resuming, runs, store
+from whisper_lab import LabError
+from whisper_lab.scores import hypotheses
+from whisper_lab.stores import store
+from whisper_lab.tuning import recipes, resuming, runs
+from whisper_lab.whisper import batches
 
 
 def options(features, tiny, folder, **changes) -> dict:

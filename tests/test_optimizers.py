@@ -3,7 +3,10 @@ import shutil
 import pytest
 import torch
 
-from whisper_lab import LabError, checkpoint, optimizers, resuming, runs, store
+from whisper_lab import LabError
+from whisper_lab.stores import store
+from whisper_lab.tuning import optimizers, resuming, runs
+from whisper_lab.whisper import checkpoint
 
 
 def make_run(features, tiny, folder, **options) -> runs.Run:

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from whisper_lab import audio, checkpoint, corpus, packing
-from whisper_lab.batches import Collator, WindowBatches, Windowed
-from whisper_lab.features import FRAMES, FrontEnd, pad
-from whisper_lab.windows import shortest
+from whisper_lab.corpora import corpus
+from whisper_lab.speech import audio
+from whisper_lab.speech.features import FRAMES, FrontEnd, pad
+from whisper_lab.whisper import checkpoint, packing
+from whisper_lab.whisper.batches import Collator, WindowBatches, Windowed
+from whisper_lab.whisper.windows import shortest
 
 RATE, START = audio.SAMPLE_RATE, 50_258
 

@@ -25,10 +25,11 @@ from browser import GREEDY, PHONE, base, clips, fill, fits, heard, lines, result
 from conftest import ROOT
 from playwright.sync_api import expect
 
-from whisper_lab import audio, captions, live, selfcheck
-from whisper_lab.decoding import DEFAULT
-from whisper_lab.texts import ENGLISH, ERRORS, SWEDISH
-from whisper_lab.transcription import Transcriber
+from whisper_lab.serving import captions, live, selfcheck
+from whisper_lab.serving.texts import ENGLISH, ERRORS, SWEDISH
+from whisper_lab.serving.transcription import Transcriber
+from whisper_lab.speech import audio
+from whisper_lab.whisper.decoding import DEFAULT
 
 pytestmark = browsers.needed
 
@@ -84,7 +85,7 @@ def script(tmp_path_factory):
 def page(tmp_path_factory, tiny, script):
     """The page, served from here: its address, and the folders that it may write into."""
     import app
-    from whisper_lab import microphone, pages
+    from whisper_lab.serving import microphone, pages
 
     gradio, temporary, mine = (tmp_path_factory.mktemp(name) for name in ("gradio", "temporary", "mine"))
     with pytest.MonkeyPatch.context() as patch:

@@ -8,7 +8,8 @@ import pytest
 from conftest import ROOT
 from hub_server import Hub
 
-from whisper_lab import LabError, faults, places
+from whisper_lab import LabError, faults
+from whisper_lab.stores import places
 
 pytest_plugins = ["elsewhere"]
 
@@ -143,7 +144,7 @@ def test_no_credentials_is_one_line(s3, monkeypatch, tmp_path):
 def test_libraries_find_their_settings_in_the_environment():
     """In a process of its own, as fsspec reads the environment when it is imported."""
     code = """if True:
-        from whisper_lab import places
+        from whisper_lab.stores import places
         s3 = places.open_place("s3://bucket/x").fs
         print(s3.endpoint_url, s3.key, places.open_place("gdrive://x").fs.srv._http.credentials.__class__.__name__)
         print(places.open_place("gdrive://x").fs.root_file_id)
@@ -260,7 +261,8 @@ def test_drive_signed_out_is_one_line(drive, monkeypatch):
 AT_THE_HUB = """if True:
     import sys
     from pathlib import Path
-    from whisper_lab import command, publishing, transfers
+    from whisper_lab import command
+    from whisper_lab.stores import publishing, transfers
 
     transfers.PAUSES = (0.0, 0.0)
     def main():

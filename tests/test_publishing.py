@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from whisper_lab import LabError, files, places, publishing, transfers
+from whisper_lab import LabError, files
+from whisper_lab.stores import places, publishing, transfers
 
 pytest_plugins = ["elsewhere"]
 

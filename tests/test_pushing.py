@@ -10,7 +10,10 @@ import pytest
 import yaml
 from hub_server import Hub
 
-from whisper_lab import LabError, files, ggml, licences, model_card, pushing, transfers
+from whisper_lab import LabError, files
+from whisper_lab.sharing import licences, model_card, pushing
+from whisper_lab.stores import transfers
+from whisper_lab.whisper import ggml
 
 MODEL = {*finished.MODEL, "README.md", "metrics.json", "curves.png"}
 

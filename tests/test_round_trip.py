@@ -12,8 +12,12 @@ import old_transformers
 import pytest
 from hub_server import Hub
 
-from whisper_lab import audio, checkpoint, corpus, ggml, pushing, scoring
-from whisper_lab.transcription import Transcriber
+from whisper_lab.corpora import corpus
+from whisper_lab.scores import scoring
+from whisper_lab.serving.transcription import Transcriber
+from whisper_lab.sharing import pushing
+from whisper_lab.speech import audio
+from whisper_lab.whisper import checkpoint, ggml
 
 NAME = "someone/whisper-sv"
 CLIPS = corpus.SAMPLE / "sv-SE" / "clips"
@@ -118,7 +122,7 @@ def test_pushed_it_reads_the_same_in_transformers_4_and_5(hub, run, clips, tmp_p
 
 
 def test_pushed_it_opens_by_its_name_in_faster_whisper(hub, run, clips):
-    from whisper_lab import backends
+    from whisper_lab.whisper import backends
 
     texts = with_faster_whisper(NAME, clips)
     assert any(texts) and texts == with_faster_whisper(str(backends.convert(run, "int8")), clips)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from whisper_lab.corpus import SAMPLE
+from whisper_lab.corpora.corpus import SAMPLE
 
 ROOT = SAMPLE / "sv-SE"
 

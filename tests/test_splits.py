@@ -2,8 +2,9 @@ from collections import Counter
 
 import pytest
 
-from whisper_lab import LabError, corpus, splits
-from whisper_lab.corpus import Clip
+from whisper_lab import LabError
+from whisper_lab.corpora import corpus, splits
+from whisper_lab.corpora.corpus import Clip
 from whisper_lab.text import normalise
 
 

@@ -9,8 +9,11 @@ import time
 import pytest
 from conftest import ROOT, script
 
-from whisper_lab import LabError, checkpoint, corpus, engine, store
-from whisper_lab.features import Extract, FrontEnd
+from whisper_lab import LabError
+from whisper_lab.corpora import corpus
+from whisper_lab.speech.features import Extract, FrontEnd
+from whisper_lab.stores import engine, store
+from whisper_lab.whisper import checkpoint
 
 SETTINGS = {"corpus": {"name": "test"}, "language": "sv", "front_end": FrontEnd().settings(), "tokenizer": "t"}
 

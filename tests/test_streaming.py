@@ -13,22 +13,13 @@ import pytest
 from conftest import ROOT
 from transformers import TrainerCallback
 
-from whisper_lab import (
-    LabError,
-    checkpoint,
-    engine,
-    places,
-    publishing,
-    registry,
-    runs,
-    store,
-    streaming,
-    study,
-    transfers,
-)
-from whisper_lab.batches import Collator, WindowBatches, Windowed
-from whisper_lab.features import FrontEnd
-from whisper_lab.streaming import Ahead, Streamed, StreamedSet
+from whisper_lab import LabError
+from whisper_lab.speech.features import FrontEnd
+from whisper_lab.stores import engine, places, publishing, registry, store, streaming, transfers
+from whisper_lab.stores.streaming import Ahead, Streamed, StreamedSet
+from whisper_lab.tuning import runs, study
+from whisper_lab.whisper import checkpoint
+from whisper_lab.whisper.batches import Collator, WindowBatches, Windowed
 
 SENTENCES = ["Hej.", "Åsa åt sex kex.", "Det regnar på ön i dag."]
 
@@ -213,7 +204,7 @@ def test_a_harmed_shard_is_said_where_it_is_wanted_and_others_are_read(many, tmp
 
 READ = """
 import sys, time
-from whisper_lab import streaming
+from whisper_lab.stores import streaming
 split = streaming.open_features(sys.argv[1], stream=True).split("train")
 split.expect(set(range(30)))
 print(split[0]["id"], flush=True)

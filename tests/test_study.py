@@ -10,18 +10,9 @@ import numpy as np
 import pytest
 from conftest import script
 
-from whisper_lab import (
-    LabError,
-    files,
-    optimizers,
-    recipes,
-    resuming,
-    scoring,
-    study,
-    study_report,
-    study_results,
-    training,
-)
+from whisper_lab import LabError, files
+from whisper_lab.scores import scoring
+from whisper_lab.tuning import optimizers, recipes, resuming, study, study_report, study_results, training
 
 WORDS = [f"ord{i}" for i in range(8)]
 TEST = [" ".join(WORDS)] * 60  # sentences of the invented studies

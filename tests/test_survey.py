@@ -2,7 +2,7 @@ import pyarrow
 import pytest
 from conftest import script
 
-from whisper_lab import store, survey
+from whisper_lab.stores import store, survey
 
 
 def rows(split: str, count: int, **columns) -> list[dict]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from whisper_lab import LabError, corpus, rows, tables, text
-from whisper_lab.corpus import SAMPLE, Clip
+from whisper_lab import LabError, text
+from whisper_lab.corpora import corpus, rows, tables
+from whisper_lab.corpora.corpus import SAMPLE, Clip
 
 RECORDING = next((SAMPLE / "sv-SE" / "clips").glob("*.mp3"))
 

@@ -4,7 +4,7 @@ import shutil
 import pytest
 from conftest import script
 
-from whisper_lab import corpus
+from whisper_lab.corpora import corpus
 
 CLIPS = [clip.path for clip in corpus.read("sample", "sv-SE", ["test"], limit=2).splits["test"]]
 

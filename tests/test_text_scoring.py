@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from whisper_lab import scoring
+from whisper_lab.scores import scoring
 from whisper_lab.text import normalise
 
 

@@ -11,8 +11,12 @@ import pytest
 import torch
 from conftest import ROOT, script
 
-from whisper_lab import LabError, blending, checkpoint, optimizers, resuming, runs, scoring, store
-from whisper_lab.hypotheses import Hypotheses
+from whisper_lab import LabError
+from whisper_lab.scores import scoring
+from whisper_lab.scores.hypotheses import Hypotheses
+from whisper_lab.stores import store
+from whisper_lab.tuning import blending, optimizers, resuming, runs
+from whisper_lab.whisper import checkpoint
 
 
 def make_run(features, tiny, output, **options) -> runs.Run:

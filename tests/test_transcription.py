@@ -3,11 +3,15 @@ import shutil
 import numpy as np
 import pytest
 
-from whisper_lab import LabError, audio, backends, checkpoint, corpus, files, hypotheses, scoring
-from whisper_lab.audio import SAMPLE_RATE
-from whisper_lab.decoding import Decoding
-from whisper_lab.features import FRAMES, FrontEnd
-from whisper_lab.transcription import Cancelled, Progress, Transcriber
+from whisper_lab import LabError, files
+from whisper_lab.corpora import corpus
+from whisper_lab.scores import hypotheses, scoring
+from whisper_lab.serving.transcription import Cancelled, Progress, Transcriber
+from whisper_lab.speech import audio
+from whisper_lab.speech.audio import SAMPLE_RATE
+from whisper_lab.speech.features import FRAMES, FrontEnd
+from whisper_lab.whisper import backends, checkpoint
+from whisper_lab.whisper.decoding import Decoding
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def test_both_engines_write_the_same(base_in_transformers, sounds):
 
 def test_the_terminal_reads_what_the_scores_read(base_in_transformers, clips, sounds):
     """hypotheses.transcribe, of training-pipeline.py, over the same clips."""
-    from whisper_lab.batches import Collator
+    from whisper_lab.whisper.batches import Collator
 
     class Split:
         rows = [

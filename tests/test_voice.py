@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from whisper_lab import audio, corpus, voice
-from whisper_lab.audio import SAMPLE_RATE
+from whisper_lab.corpora import corpus
+from whisper_lab.speech import audio, voice
+from whisper_lab.speech.audio import SAMPLE_RATE
 
 
 @pytest.fixture(scope="module")

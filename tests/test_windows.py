@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from whisper_lab import audio, checkpoint, corpus, features, windows
+from whisper_lab.corpora import corpus
+from whisper_lab.speech import audio, features
+from whisper_lab.whisper import checkpoint, windows
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,10 @@ import av
 import numpy as np
 import pytest
 
-from whisper_lab import LabError, refusals, youtube
-from whisper_lab.refusals import REASONS, Refused
-from whisper_lab.youtube import Film, download, fetched, film_id, look, part
+from whisper_lab import LabError
+from whisper_lab.serving import refusals, youtube
+from whisper_lab.serving.refusals import REASONS, Refused
+from whisper_lab.serving.youtube import Film, download, fetched, film_id, look, part
 
 ID, OTHER = "dQw4w9WgXc_", "-abcdefghij"
 SECONDS = 40

@@ -59,7 +59,11 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from . import checkpoint, corpus, files, sources, streaming
+    from . import files
+    from .corpora import corpus
+    from .scores import sources
+    from .stores import streaming
+    from .whisper import checkpoint
 
     features = streaming.open_features(args.features) if args.features else None
     columns = dict(pair.split("=", 1) for pair in args.columns)
@@ -116,8 +120,10 @@ def hear(name: str, features, args) -> dict[str, str]:
     """What the model `name` writes for the clips of the split of `features`: id → text."""
     import torch
 
-    from . import batches, checkpoint, hypotheses, reading
-    from .features import FRAMES
+    from .scores import hypotheses
+    from .speech.features import FRAMES
+    from .stores import reading
+    from .whisper import batches, checkpoint
 
     processor, model = checkpoint.load_processor(name), checkpoint.load_model(name)
     language = features.manifest["language"]
@@ -137,7 +143,8 @@ def hear(name: str, features, args) -> dict[str, str]:
 
 def finish(output: Path, clips: list[dict], heard: dict[str, dict[str, str]], about: dict[str, str], sound) -> None:
     """Score, print, and write what --output is to hold. Clips that no model could read are left out for all."""
-    from . import files, report, scoring
+    from . import files
+    from .scores import report, scoring
 
     clips, all_of_them = common(clips, heard), len(clips)
     if left := all_of_them - len(clips):
@@ -190,7 +197,7 @@ def _short(name: str) -> str:
 
 def table(rates: dict[str, dict]) -> str:
     """Lines for the terminal: systems, and their four rates with intervals."""
-    from .card import NAMES
+    from .scores.card import NAMES
 
     def line(cells: Sequence[str]) -> str:
         return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip()

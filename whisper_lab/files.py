@@ -11,6 +11,8 @@ from pathlib import Path
 
 from . import LabError
 
+ROOT = Path(__file__).parent.parent  # of the checkout, or of a hosted copy of it
+
 
 def cache_folder() -> Path:
     """Where this project keeps what it can make again: $WHISPER_LAB_CACHE, or whisper-lab in the user's cache."""

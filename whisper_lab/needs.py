@@ -9,8 +9,8 @@ from collections.abc import Set
 from pathlib import Path
 
 from . import LabError
+from .files import ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "whisper_lab"
 
 
@@ -19,20 +19,22 @@ def imports(script: Path) -> tuple[set[Path], set[str]]:
     start = PACKAGE / "__init__.py"
     modules, packages, queue = {start}, set(), [script, start]
     while queue:
-        names = []
-        for node in ast.walk(ast.parse(queue.pop().read_bytes())):
+        names, file = [], queue.pop()
+        for node in ast.walk(ast.parse(file.read_bytes())):
             if isinstance(node, ast.Import):
                 names += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):  # the package has no subpackages: what is relative is whisper_lab's
-                parts = ["whisper_lab"] * bool(node.level) + [node.module] * bool(node.module)
-                names += [".".join([*parts, alias.name]) for alias in node.names]
-        for top, _, rest in (name.partition(".") for name in names):
-            module = PACKAGE / f"{rest.partition('.')[0]}.py"
+            elif isinstance(node, ast.ImportFrom):
+                parts = file.relative_to(ROOT).parts[: -node.level] if node.level else ()
+                names += [".".join([*parts, *filter(None, [node.module]), alias.name]) for alias in node.names]
+        for top, *rest in (name.split(".") for name in names):
             if top != "whisper_lab":
                 packages.add(top)
-            elif module.is_file() and module not in modules:
-                modules.add(module)
-                queue.append(module)
+                continue
+            places = [PACKAGE.joinpath(*rest[:length]) for length in range(len(rest) + 1)]
+            there = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+            new = {file for file in there if file.is_file()} - modules
+            modules |= new
+            queue += new
     return modules, packages - sys.stdlib_module_names
 
 

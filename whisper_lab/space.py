@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import LabError, checkpoint, command, corpus, files, needs
+from . import LabError, command, files, needs
+from .corpora import corpus
 from .needs import PACKAGE, ROOT
+from .whisper import checkpoint
 
 PAGES = {  # script: the Space's title, its emoji, what a visitor does there
     "app.py": ("A Swedish Whisper", "🎤", "Speak, or upload a recording or a film, and read what was said."),
@@ -125,7 +127,7 @@ def build(source: Source, page: str = "app.py", title: str | None = None, output
     with open(language / "test.tsv", encoding="utf-8", newline="") as file:
         clips = [row["path"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
     example = [language / "test.tsv", *(language / "clips" / clip for clip in clips), ROOT / "sample" / "sentences.txt"]
-    web = [path for path in (PACKAGE / "web").rglob("*") if path.is_file()]
+    web = [path for path in (PACKAGE / "serving" / "web").rglob("*") if path.is_file()]
     note = {"model": source.name, "revision": source.revision, "commit": _commit()}
     note["built"] = datetime.now(UTC).isoformat(timespec="seconds")
     with _replacing(output.resolve()) as folder:

@@ -1,0 +1,129 @@
+"""Which clips are trained on: the release's own training split, or more of the release.
+
+In Common Voice the official splits hold few of the clips that listeners approved, because they take a sentence once;
+`validated` holds them all, three times as many clips in Swedish. What is added must not teach the answers: no clip,
+sentence or speaker of the splits that are scored on comes along.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+
+from .. import LabError
+from ..text import normalise
+from . import corpus
+from .corpus import Clip, Corpus
+
+OFFICIAL = ("train", "dev", "test")
+LARGEST_DEV = 500  # clips
+
+
+def read(
+    source: str,
+    language: str,
+    splits: list[str] | None,
+    train_splits: list[str],
+    limit: int | None = None,
+    columns: dict[str, str] | None = None,
+) -> tuple[Corpus, Counter]:
+    """As corpus.read, with `train` made of `train_splits`; and how many clips were kept out of it, by reason."""
+    read = corpus.read(source, language, needed(splits, train_splits), limit, columns)
+    arranged, kept_out = arrange(read.splits, splits, train_splits)
+    return replace(read, splits=arranged), kept_out
+
+
+def needed(splits: list[str] | None, train_splits: list[str]) -> list[str] | None:
+    """The splits to read so that `splits` (None: the usual ones) can be made with training clips of `train_splits`.
+
+    Raises LabError where `test` is to be trained on.
+    """
+    if "test" in train_splits:
+        raise LabError("test is what models are scored on: it cannot be trained on; leave it out of --train-splits")
+    if train_splits == ["train"]:
+        return splits
+    if splits is None and set(train_splits) <= set(OFFICIAL):
+        return None
+    return list(dict.fromkeys([*train_splits, "dev", "test", *(split for split in splits or () if split != "train")]))
+
+
+def arrange(
+    read: dict[str, list[Clip]], splits: list[str] | None, train_splits: list[str]
+) -> tuple[dict[str, list[Clip]], Counter]:
+    """The clips of `splits` (None: all that there are), `train` made of `train_splits`; what was kept out, by reason.
+
+    The release's own train and dev are taken as they stand; of any other split, no clip, sentence (normalised) or
+    speaker of test and dev is. A clip in several of `train_splits` counts once. With dev among them, a new dev is held
+    out of the whole, as a model cannot be chosen on what it learnt. Raises LabError where nothing is left to train on.
+    """
+    if train_splits == ["train"]:
+        return read, Counter()
+    if missing := [split for split in train_splits if split not in read]:
+        raise LabError(f"there is no {missing[0]} to train on, only {', '.join(read)}; choose other --train-splits")
+    kept_out = Counter()
+    overlaps = [
+        _overlap(split, read[split]) for split in ("test", "dev") if split in read and split not in train_splits
+    ]
+    merged, seen = [], set()
+    for split in sorted(train_splits, key=lambda split: split not in OFFICIAL):  # what is taken as it stands, first
+        for clip in read[split]:
+            if clip.id in seen:
+                continue
+            seen.add(clip.id)
+            reason = None if split in OFFICIAL else next(filter(None, (of(clip) for of in overlaps)), None)
+            if reason:
+                kept_out[reason] += 1
+            else:
+                merged.append(clip)
+    others = {split: clips for split, clips in read.items() if split not in train_splits and split != "train"}
+    if "dev" in train_splits and (splits is None or "dev" in splits):
+        dev = hold_out(merged)
+        taken, sentences = {clip.id for clip in dev}, {normalise(clip.sentence) for clip in dev}
+        left = [clip for clip in merged if clip.id not in taken]
+        merged = [clip for clip in left if normalise(clip.sentence) not in sentences]
+        kept_out += Counter({"sentence of the new dev": len(left) - len(merged)})
+        others = {"dev": dev} | others
+    if not merged:
+        why = ", ".join(f"{reason}: {count:,}" for reason, count in kept_out.most_common()) or "they hold no clips"
+        raise LabError(f"nothing is left to train on in {' '.join(train_splits)} ({why}); choose other --train-splits")
+    others = {split: clips for split, clips in others.items() if splits is None or split in splits}
+    return {"train": merged} | others, kept_out
+
+
+def _overlap(split: str, clips: list[Clip]) -> Callable[[Clip], str | None]:
+    """What a clip shares with those of `split`, such as "speaker of test". Clips of no named speaker share none."""
+    ids, speakers = {clip.id for clip in clips}, {clip.client_id for clip in clips} - {""}
+    sentences = {normalise(clip.sentence) for clip in clips}
+
+    def reason(clip: Clip) -> str | None:
+        if clip.id in ids:
+            return f"clip of {split}"
+        if clip.client_id in speakers:
+            return f"speaker of {split}"
+        return f"sentence of {split}" if normalise(clip.sentence) in sentences else None
+
+    return reason
+
+
+def hold_out(clips: list[Clip]) -> list[Clip]:
+    """About a twentieth of `clips`, 1 to LARGEST_DEV of them, to judge by: whole speakers, the same in every run.
+
+    Where speakers are too few or too busy for that, whole sentences.
+    """
+    target = min(LARGEST_DEV, max(1, len(clips) // 20))
+    by_speaker = _groups(clips, lambda clip: clip.client_id, target)
+    return (
+        by_speaker if 2 * len(by_speaker) >= target else _groups(clips, lambda clip: normalise(clip.sentence), target)
+    )
+
+
+def _groups(clips: list[Clip], key: Callable[[Clip], str], target: int) -> list[Clip]:
+    """Whole groups of clips of one `key`, in the order of the keys' hashes, as long as at most `target` clips."""
+    groups = defaultdict(list)
+    for clip in clips:
+        groups[key(clip)].append(clip)
+    chosen = []
+    for name in sorted(groups, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        if len(chosen) + len(groups[name]) <= target:
+            chosen += groups[name]
+    return chosen

@@ -1,0 +1,175 @@
+"""A split decoded fast → hypotheses → scores."""
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from .. import LabError
+from ..speech.features import FRAMES, pad
+from ..whisper.batches import Collator, Example, Windowed, by_length
+from ..whisper.decoding import DEFAULT, Decoded, read_again, token_limit, unlooped
+from . import scoring
+from .drafts import Memory, Writer
+
+SHORTER = 3
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """What a model wrote for a split, in the split's order. `loss` is per token, given the right text so far."""
+
+    ids: list[str]
+    references: list[str]
+    texts: list[str]
+    loss: float
+    tokens: int = 0  # that the loss is the mean of
+
+    def scores(self) -> dict[str, scoring.Score]:
+        return scoring.scores(self.references, self.texts)
+
+
+@torch.inference_mode()
+def transcribe(
+    model, split, tokenizer, collator: Collator, prompt: list[int], lengths: Sequence[int], batch_size: int, title: str
+) -> Hypotheses:
+    """The hypotheses of every clip in `split`, at the shortest of the window `lengths` (in frames) that holds it.
+
+    Clips are sorted by length, in batches of `batch_size` at 30 s and of more on shorter windows; each is encoded once,
+    for the loss and for the text, of which only what differs from the right one is decoded step by step (`drafts`).
+    What is in doubt is read with beams, and what rambles at 30 s, as it is when the model is served.
+    """
+    writer, clips, texts = Writer(model, prompt), Windowed(split), [""] * len(split)
+    losses, tokens, waiting = 0.0, 0, []
+    batches = list(_batches(split.column("frames"), batch_size, lengths))
+    with tqdm(total=len(split), desc=title, unit="clip", leave=False) as bar, autocast(model.device), _evaluated(model):
+        for batch, following in zip(batches, [*batches[1:], None]):
+            inputs = {k: v.to(model.device) for k, v in collator([clips[item] for item in batch]).items()}
+            unread, loss, count = _begin(writer, inputs, batch)
+            losses, tokens, waiting = losses + loss, tokens + count, [*waiting, unread]
+            size = sum(len(one.clips) * one.frames for one in waiting)
+            if following and size < batch_size * FRAMES and unread.frames < FRAMES:
+                continue  # what is not finished is finished together with that of other batches
+            for clip, one in _finish(writer, waiting, partial(_at_30_s, writer, split, batch_size)):
+                texts[clip] = tokenizer.decode(unlooped(one.tokens), skip_special_tokens=True).strip()
+                bar.update()
+            waiting = []
+    return Hypotheses(split.column("id"), split.column("sentence"), texts, losses / max(tokens, 1), tokens)
+
+
+@contextmanager
+def _evaluated(model) -> Iterator[None]:
+    """Without dropout."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def in_memory(batch_size: int, read: Callable[[int], Hypotheses]) -> tuple[Hypotheses, int]:
+    """`read(batch_size)`, halved for as long as a GPU's memory does not hold it, and what it was in the end."""
+    while True:
+        try:
+            return read(batch_size), batch_size
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise LabError(
+                    "out of GPU memory while scoring one clip at a time: CUDA_VISIBLE_DEVICES= scores without the GPU"
+                ) from None
+        # Out of the except clause, whose traceback would hold the memory that is to be freed.
+        gc.collect()
+        torch.cuda.empty_cache()
+        batch_size //= 2
+        print(f"\nOut of GPU memory while scoring: from now on {batch_size} clips at a time.", flush=True)
+
+
+def _batches(frames: Sequence[int], batch_size: int, lengths: Sequence[int]) -> Iterator[list[Example]]:
+    """As `by_length`, with up to `SHORTER` times as many clips where windows are as much shorter than 30 s."""
+    for window in by_length(frames, max(1, len(frames)), lengths):
+        size = batch_size * min(SHORTER, FRAMES // window[0].window)
+        yield from (window[i : i + size] for i in range(0, len(window), size))
+
+
+@dataclass
+class Begun:
+    """Clips of one window, with what is known of their texts; `memory` is of those that are not `settled`."""
+
+    clips: list[int]
+    frames: int
+    texts: list[list[int]]
+    scores: list[float]
+    settled: list[Decoded | None]
+    memory: Memory | None
+
+
+def _begin(writer: Writer, inputs: dict, batch: list[Example]) -> tuple[Begun, float, int]:
+    """What the right texts tell of the texts of a collated `batch`; the sum of their tokens' losses; their number."""
+    frames, prompt = batch[0].window, writer.prompt
+    ids, labels = inputs["decoder_input_ids"], inputs["labels"]
+    memory = writer.listen(writer.model.get_encoder()(inputs["input_features"]).last_hidden_state)
+    learnt = labels != -100
+    logits, wanted = writer.logits(writer.read(memory, ids)[learnt]), labels[learnt]
+    loss = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum").item()
+    start = torch.tensor(prompt, device=ids.device)
+    if ids.shape[1] >= len(prompt) and (ids[:, : len(prompt)] == start).all() and learnt[:, len(prompt) - 1].all():
+        drafts = [row[mask].tolist() for row, mask in zip(labels, learnt)]
+        texts, scores = writer.verified(logits, drafts, token_limit(frames))
+    else:  # labels for another prompt
+        memory = memory.up_to(0)
+        writer.read(memory, start[None, :-1].expand(len(ids), -1))
+        texts, scores = [[] for _ in batch], [0.0] * len(batch)
+    memory.read = torch.tensor([len(prompt) - 1 + len(text) for text in texts], device=ids.device)
+    settled = [writer.decoded(*one) if writer.done(one[0], token_limit(frames)) else None for one in zip(texts, scores)]
+    settled = [None if one is None or one.doubtful else one for one in settled]
+    open_ = torch.tensor([i for i, one in enumerate(settled) if one is None], device=ids.device)
+    kept = memory.of(open_, open_) if len(open_) else None
+    return Begun([example.clips[0] for example in batch], frames, texts, scores, settled, kept), loss, len(wanted)
+
+
+def _finish(writer: Writer, begun: list[Begun], at_30_s) -> Iterator[tuple[int, Decoded]]:
+    """Each clip and its text: those that were not settled are written to their ends, and read again if in doubt."""
+    open_ = []
+    for one in begun:
+        for clip, text, score, settled in zip(one.clips, one.texts, one.scores, one.settled):
+            if settled:
+                yield clip, settled
+            else:
+                open_.append((clip, text, score, token_limit(one.frames)))
+    if not open_:
+        return
+    clips, texts, scores, limits = map(list, zip(*open_))
+    memory = Memory.joined([one.memory for one in begun if one.memory])
+    start = memory.up_to(len(writer.prompt) - 1)
+    greedy = writer.write(memory, texts, scores, limits)
+
+    def with_beams(chosen: list[int]) -> list[Decoded]:
+        some = torch.tensor(chosen, device=start.read.device)
+        return writer.search(start.of(some, some), DEFAULT.beams, [limits[i] for i in chosen])
+
+    frames = max(one.frames for one in begun)
+    read = read_again(greedy, frames, DEFAULT.beams, with_beams, lambda chosen: at_30_s([clips[i] for i in chosen]))
+    yield from zip(clips, read)
+
+
+def _at_30_s(writer: Writer, split, batch_size: int, chosen: list[int]) -> list[Decoded]:
+    """The `chosen` clips of `split`, read at 30 s windows."""
+    read = []
+    for some in (chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)):
+        features = torch.from_numpy(np.stack([pad(split[i]["features"], FRAMES) for i in some])).to(writer.model.device)
+        memory = writer.listen(writer.model.get_encoder()(features).last_hidden_state)
+        writer.read(memory, torch.tensor([writer.prompt[:-1]] * len(some), device=writer.model.device))
+        read += writer.search(memory, DEFAULT.beams, [token_limit(FRAMES)] * len(some))
+    return read
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 on a GPU that has it, fp16 on one that has not, float32 on a CPU, where the short formats are slower."""
+    dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+    return torch.autocast(device.type, dtype, enabled=device.type == "cuda")

@@ -1,0 +1,1 @@
+"""Speech to text for people: the transcriber, the two pages, the terminal."""

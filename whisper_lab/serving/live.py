@@ -1,0 +1,168 @@
+"""Text while one speaks. Every pass reads what was said since the last cut; words that two successive passes agree on
+are settled and never taken back (LocalAgreement: Liu et al. 2020; Macháček et al. 2023, "Turning Whisper into Real-Time
+Transcription System"). Settled words are forced on the next pass, so no pass can contradict them, and each is short.
+"""
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..speech import voice
+from ..speech.audio import SAMPLE_RATE, from_samples
+from ..speech.features import FRAMES, pad
+from ..text import normalise
+from ..whisper.decoding import Decoding, loop, token_limit
+from ..whisper.windows import shortest
+from .transcription import Transcriber
+
+QUIET = 0.7  # seconds without speech after which what was said is settled
+IDLE = 60.0  # seconds after which a speaker who does not send is forgotten
+LONGEST = 30 * 60  # seconds of one recording kept in memory
+
+
+@dataclass
+class Listener:
+    """One person speaking. Not safe for two threads at once."""
+
+    transcriber: Transcriber
+    decoding: Decoding
+    rate: int = SAMPLE_RATE
+    pieces: list[np.ndarray] = field(default_factory=list)  # (samples,) int16 at `rate`: all that was heard
+    settled: list[str] = field(default_factory=list)  # words
+    _since: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int16))  # after the last cut, at `rate`
+    _forced: list[list[int]] = field(default_factory=list)  # tokens of the words settled since the last cut
+    _before: list[list[int]] = field(default_factory=list)  # of the words that the last pass heard after those
+
+    @property
+    def seconds(self) -> float:
+        return sum(piece.size for piece in self.pieces) / self.rate
+
+    def hear(self, rate: int, samples: np.ndarray) -> tuple[str, str]:
+        """(samples,) int16 that follow what was heard before → the text that stays, the text that may still change."""
+        self.rate = rate
+        self.pieces.append(samples)
+        self._since = np.concatenate([self._since, samples])
+        if self._since.size < 0.3 * rate:
+            return " ".join(self.settled), self._text(self._before)
+        sound = from_samples(rate, self._since)
+        speech = voice.stretches(voice.Detector()(sound, last=True))
+        if not speech:
+            self._settle(self._before)
+            self._before = []
+            self._cut(max(0, sound.size / SAMPLE_RATE - 1))
+            return " ".join(self.settled), ""
+        words, times = self._pass(sound)
+        paused = sound.size / SAMPLE_RATE - speech[-1][1] * voice.FRAME / SAMPLE_RATE > QUIET
+        if paused:  # all of it was said
+            self._settle(words)
+            self._before = []
+            self._cut(speech[-1][1] * voice.FRAME / SAMPLE_RATE + QUIET / 2)
+            return " ".join(self.settled), ""
+        agreed = self._agreed(words[:-1])  # the last word may be half said
+        forced = len(self._forced)
+        self._settle(words[:agreed])
+        self._before = words[agreed:]
+        if sound.size / SAMPLE_RATE > self.transcriber.longest - 1:  # make room, after a word that stays
+            self._make_room(words, times[forced:], agreed)
+        return " ".join(self.settled), self._text(self._before)
+
+    def everything(self) -> tuple[int, np.ndarray]:
+        """The rate, and (samples,) int16: all that was heard, as it came."""
+        return self.rate, np.concatenate(self.pieces) if self.pieces else np.zeros(0, np.int16)
+
+    def _pass(self, sound: np.ndarray) -> tuple[list[list[int]], np.ndarray]:
+        """The tokens of each word after the forced ones; when each word begins, forced ones too, and the last ends."""
+        t = self.transcriber
+        mel = t.front_end.log_mel(sound)
+        frames = shortest(mel.shape[1], t.lengths)
+        forced = [token for word in self._forced for token in word]
+        prompt = t.prompt(self.decoding)
+        encoded = t.backend.encode(pad(mel, frames)[None])
+        limit = max(8, token_limit(min(mel.shape[1], frames)) - len(forced))
+        tokens = t.backend.decode(encoded, prompt, limit, forced=forced)[0].tokens
+        if (begin := loop([*forced, *tokens], copies=2)) is not None:
+            tokens = tokens[: max(0, begin - len(forced))]
+        words = t.words_of(tokens)
+        if sound.size / SAMPLE_RATE <= t.longest - 1 or not (forced or tokens):
+            return words, np.zeros(0)
+        times = t.backend.align(encoded, prompt[:-1], [[*forced, *tokens]], [min(mel.shape[1], FRAMES)])[0]
+        at = np.cumsum([0, *map(len, self._forced), *map(len, words)])
+        return words, times[at]
+
+    def _agreed(self, words: list[list[int]]) -> int:
+        count = 0
+        for now, before in zip(words, self._before):
+            if normalise(self._text([now])) != normalise(self._text([before])):
+                break
+            count += 1
+        return count
+
+    def _settle(self, words: list[list[int]]) -> None:
+        self._forced += words
+        self.settled += [text for word in words if (text := self._text([word]))]
+
+    def _make_room(self, words: list[list[int]], times: np.ndarray, agreed: int) -> None:
+        if not agreed and not self._forced:  # two passes agree on nothing: better a doubtful word than none
+            self._settle(words)
+            agreed, self._before = len(words), []
+        self._cut(float(times[agreed]) if len(times) > agreed else self._since.size / self.rate)
+
+    def _cut(self, seconds: float) -> None:
+        self._since = self._since[int(seconds * self.rate) :]
+        self._forced = []
+
+    def _text(self, words: list[list[int]]) -> str:
+        return self.transcriber.tokenizer.decode([i for word in words for i in word], skip_special_tokens=True).strip()
+
+
+class Listeners:
+    """Everybody who is speaking now: at most `places` are read at a time, the others wait their turn."""
+
+    def __init__(self, transcriber: Transcriber, places: int):
+        self.transcriber, self.places = transcriber, places
+        self._all: dict[str, tuple[Listener, threading.Lock]] = {}
+        self._seen: dict[str, float] = {}
+        self._guard = threading.Lock()
+
+    def hear(self, key: str, at: int, rate: int, samples: np.ndarray, decoding: Decoding) -> dict:
+        """What speaker `key` said from sample `at` of the recording on, once more or for the first time.
+
+        → `heard`: samples known by now; `settled` and `tentative` text; `waiting`: the place in the queue, 0 when it
+        is read; `full`: no more is taken.
+        """
+        with self._guard:
+            self._forget()
+            if key not in self._all:
+                self._all[key] = Listener(self.transcriber, decoding), threading.Lock()
+            self._seen[key] = time.monotonic()
+            listener, alone = self._all[key]
+            waiting = max(0, list(self._all).index(key) + 1 - self.places)
+        with alone:
+            heard = round(listener.seconds * listener.rate)
+            if at > heard:  # what came before was forgotten
+                return {"heard": heard, "settled": "", "tentative": "", "waiting": waiting, "full": False}
+            samples, tentative = samples[heard - at :], ""
+            full = (heard + samples.size) / rate > LONGEST
+            if samples.size and not full:
+                if waiting:  # kept for the final pass, and read from here on once there is a place
+                    listener.rate = rate
+                    listener.pieces.append(samples)
+                else:
+                    _, tentative = listener.hear(rate, samples)
+            heard += samples.size
+            settled = " ".join(listener.settled)
+        return {"heard": heard, "settled": settled, "tentative": tentative, "waiting": waiting, "full": full}
+
+    def take(self, key: str) -> tuple[int, np.ndarray]:
+        """All that the speaker `key` said; nothing of it is kept. Raises KeyError."""
+        with self._guard:
+            listener, alone = self._all.pop(key)
+            self._seen.pop(key, None)
+        with alone:
+            return listener.everything()
+
+    def _forget(self) -> None:
+        for key in [key for key, at in self._seen.items() if time.monotonic() - at > IDLE]:
+            del self._seen[key], self._all[key]

@@ -1,0 +1,259 @@
+"""Sound of any length → timed segments of text.
+
+Speech is cut into windows at pauses, windows of one length are decoded together, and segments come out while the rest
+is still to be read. A model that learnt short windows is given windows as short as the speech; any other is padded to
+30 s, which it needs.
+"""
+
+import importlib.metadata
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from .. import files
+from ..speech import audio, voice
+from ..speech.features import FRAMES, FrontEnd, pad
+from ..whisper import backends, checkpoint, windows
+from ..whisper.decoding import DEFAULT, FALLBACK, Decoded, Decoding, read_again, token_limit, unlooped
+from .captions import Segment, Word
+
+AHEAD = 24  # windows looked at together, so that those of one length can be decoded together
+BATCH = 8  # windows decoded together
+NEW_SEGMENT = 0.6  # seconds of pause between words that begin a new segment
+
+
+class Cancelled(Exception):
+    """The caller asked to stop."""
+
+
+@dataclass
+class Progress:
+    """How far a transcription has come: seconds of the recording read, of how many (None if the file does not say)."""
+
+    done: float = 0
+    total: float | None = None
+
+
+class Transcriber:
+    """A fine-tuned or untuned Whisper, ready to read recordings. Safe to use from several threads at once."""
+
+    def __init__(self, model: str, engine: str = "ctranslate2", device: str = "auto", threads: int = 0):
+        """`model`: a folder, a Hub id (NAME or NAME@REVISION) or "sample"; `engine`: one of `backends.NAMES`."""
+        self.name, self.engine = model, engine
+        self.folder, self.revision = checkpoint.folder(model)
+        self.config = checkpoint.config(self.folder)
+        self.lengths = self.config.get("trained_windows") or [FRAMES]
+        self.backend = backends.load(engine, self.folder, device, threads)
+        self.tokenizer = checkpoint.load_processor(str(self.folder)).tokenizer
+        self.front_end = FrontEnd(self.config["num_mel_bins"]).prepared()
+
+    @cached_property
+    def longest(self) -> float:
+        """Seconds of the longest window to cut speech into: the longest that tuning filled, or 30 s."""
+        trained = [length for length in self.lengths if length < FRAMES]
+        return (max(trained) if trained else FRAMES) / 100
+
+    @cached_property
+    def language(self) -> str:
+        """The language that the model was tuned to, or Swedish."""
+        place = self.folder / "generation_config.json"
+        named = files.read_json(place).get("language") if place.is_file() else None
+        return checkpoint.whisper_language(named.strip("<|>")) if named else "sv"
+
+    def segments(
+        self,
+        source: str | Path | np.ndarray,
+        decoding: Decoding = DEFAULT,
+        words: bool = False,
+        start: float = 0,
+        end: float | None = None,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Segment]:
+        """The segments of `source`, a file or (samples,) float32 at 16 kHz, as they are read.
+
+        With `words`, each word has its times, and segments end at pauses and sentence ends; without, a segment is a
+        window. `start` and `end` choose a part, in seconds. `progress` is kept up to date. Raises AudioError, and
+        Cancelled once `cancelled()` is true, which is asked between batches.
+        """
+        if isinstance(source, np.ndarray):
+            cut = source[int(start * audio.SAMPLE_RATE) : None if end is None else int(end * audio.SAMPLE_RATE)]
+            blocks, total = iter([cut]), cut.size / audio.SAMPLE_RATE
+        else:
+            blocks, total = audio.blocks(source, start, end), audio.seconds_of(source)
+            total = None if total is None else min(end or total, total) - start
+        progress = progress or Progress()
+        progress.total = total
+        prompt = self.prompt(decoding)
+        found = voice.windows(_until(blocks, cancelled), self.longest)
+        ahead = self.backend.workers  # few at first, so that text appears soon
+        while group := list(islice(found, ahead)):
+            for window, result in zip(group, self._read(group, decoding, prompt, words, cancelled)):
+                progress.done = window.seconds[1]
+                yield from (shifted(one, start) for one in self._segments_of(window, *result))
+            ahead = min(4 * ahead, AHEAD)
+        progress.done = progress.total = progress.total or progress.done
+
+    def text(self, samples: np.ndarray, decoding: Decoding = DEFAULT) -> str:
+        """What is said in (samples,) float32 at 16 kHz."""
+        return " ".join(segment.text for segment in self.segments(samples, decoding))
+
+    def prompt(self, decoding: Decoding) -> list[int]:
+        """What the decoder is given first: words to expect, if any, then language and task."""
+        ids = checkpoint.prompt_ids(self.tokenizer, decoding.language, decoding.task)
+        if not decoding.prompt.strip():
+            return ids
+        before = self.tokenizer(f" {decoding.prompt.strip()}", add_special_tokens=False).input_ids
+        return [self.tokenizer.convert_tokens_to_ids("<|startofprev|>"), *before[-(448 // 2 - 1) :], *ids]
+
+    def _read(
+        self, group, decoding: Decoding, prompt, words: bool, cancelled
+    ) -> list[tuple[Decoded, np.ndarray | None]]:
+        """Each window's text and, with `words`, the times of its tokens, in the order of `group`."""
+        mels = [self.front_end.log_mel(window.samples) for window in group]
+        results: list = [None] * len(group)
+        by_length: dict[int, list[int]] = {}
+        for i, mel in enumerate(mels):
+            by_length.setdefault(windows.shortest(mel.shape[1], self.lengths), []).append(i)
+        batches = [
+            (frames, members[at : at + BATCH])
+            for frames, members in by_length.items()
+            for at in range(0, len(members), BATCH)
+        ]
+
+        def read(frames: int, batch: list[int]) -> None:
+            if cancelled():
+                raise Cancelled
+            found = self._read_batch([mels[i] for i in batch], frames, decoding, prompt, words)
+            for i, result in zip(batch, found):
+                results[i] = result
+
+        with ThreadPoolExecutor(self.backend.workers) as pool:
+            list(pool.map(read, *zip(*batches)))
+        return results
+
+    def _read_batch(self, mels: list[np.ndarray], frames: int, decoding: Decoding, prompt, words: bool):
+        encoded = self.backend.encode(np.stack([pad(mel, frames) for mel in mels]))
+        at_30_s: dict[int, object] = {}  # what was encoded again
+
+        def with_beams(chosen: list[int]) -> list[Decoded]:
+            some = self.backend.select(encoded, chosen)
+            return self.backend.decode(some, prompt, token_limit(frames), decoding.beams)
+
+        def again(chosen: list[int]) -> list[Decoded]:
+            for i in chosen:
+                at_30_s[i] = self.backend.encode(pad(mels[i], FRAMES)[None])
+            return [self.backend.decode(at_30_s[i], prompt, token_limit(FRAMES), decoding.beams)[0] for i in chosen]
+
+        greedy = self.backend.decode(encoded, prompt, token_limit(frames))
+        read = read_again(greedy, frames, decoding.beams, with_beams, again)
+        if decoding.fallback:
+            read = [
+                self._warmer(one, lambda i=i: at_30_s.get(i) or self.backend.encode(pad(mels[i], FRAMES)[None]), prompt)
+                for i, one in enumerate(read)
+            ]
+        read = [
+            Decoded([] if one.invented else unlooped(one.tokens), one.logprob, one.no_speech, one.ended) for one in read
+        ]
+        if not words:
+            return [(one, None) for one in read]
+        start = prompt[:-1]  # without <|notimestamps|>
+        sounding = [min(mel.shape[1], frames) for mel in mels]
+        times: list = [None] * len(read)
+        together = [i for i, one in enumerate(read) if one.tokens and i not in at_30_s]
+        if len(together) == len(read):
+            times = self.backend.align(encoded, start, [one.tokens for one in read], sounding)
+        else:
+            for i, one in enumerate(read):
+                if one.tokens:
+                    alone = at_30_s[i] if i in at_30_s else self.backend.encode(pad(mels[i], frames)[None])
+                    times[i] = self.backend.align(alone, start, [one.tokens], [mels[i].shape[1]])[0]
+        return list(zip(read, times))
+
+    def _warmer(self, first: Decoded, encode, prompt) -> Decoded:
+        """openai/whisper's fallback: while a text loops or is unsure, sample again at a higher temperature."""
+        if not (first.rambles or first.unsure) or first.invented:
+            return first
+        encoded, best = encode(), first
+        for temperature in FALLBACK:
+            best = self.backend.decode(encoded, prompt, token_limit(FRAMES), temperature=temperature)[0]
+            if not (best.rambles or best.unsure):
+                return best
+        return best if first.rambles else first
+
+    def _segments_of(self, window: voice.Window, decoded: Decoded, times: np.ndarray | None) -> Iterator[Segment]:
+        begin, end = window.seconds
+        text = self.tokenizer.decode(decoded.tokens, skip_special_tokens=True).strip()
+        if not any(c.isalnum() for c in text):
+            return
+        if times is None:
+            yield Segment(begin, end, text)
+            return
+        words = self._words(decoded.tokens, *_in_speech(begin + np.minimum(times, end - begin), window.speech))
+        first = 0
+        for i, word in enumerate(words):
+            follows = words[i + 1] if i + 1 < len(words) else None
+            if follows is None or follows.start - word.end > NEW_SEGMENT or word.text[-1] in ".!?…":
+                run = tuple(words[first : i + 1])
+                yield Segment(run[0].start, max(run[-1].end, run[0].start), " ".join(w.text for w in run), run)
+                first = i + 1
+
+    def words_of(self, tokens: list[int]) -> list[list[int]]:
+        """The tokens of each word: a word begins at a token that begins with a space."""
+        pieces = self.tokenizer.convert_ids_to_tokens(tokens)
+        starts = [i for i, piece in enumerate(pieces) if i == 0 or piece.startswith("Ġ")] + [len(tokens)]
+        return [tokens[a:b] for a, b in zip(starts, starts[1:])]
+
+    def _words(self, tokens: list[int], starts: np.ndarray, ends: np.ndarray) -> list[Word]:
+        words, at = [], 0
+        for piece in self.words_of(tokens):
+            start, end = float(starts[at]), float(ends[at := at + len(piece)])
+            end = max(start, end)
+            text = self.tokenizer.decode(piece, skip_special_tokens=True).strip()
+            if words and not any(c.isalnum() for c in text):  # a mark by itself belongs to the word before
+                words[-1] = Word(words[-1].text + text, words[-1].start, end)
+            elif text:
+                words.append(Word(text, start, end))
+        return words
+
+    def facts(self) -> dict:
+        """What has to be known to lay two copies side by side."""
+        libraries = ("torch", "transformers", "ctranslate2", "faster-whisper", "gradio", "numpy", "soxr", "av")
+        return {
+            "model": self.name,
+            "revision": self.revision,
+            "weights": backends.weights_digest(self.folder),
+            "engine": f"{self.engine}, {self.backend.precision} on {self.backend.device}",
+            "windows": "30 s" if self.lengths == [FRAMES] else ", ".join(f"{n / 100:g}" for n in self.lengths) + " s",
+            "versions": {name: importlib.metadata.version(name) for name in libraries},
+        }
+
+
+def _in_speech(times: np.ndarray, speech: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending times → those of what begins and of what ends there: within a silence a word begins with the speech
+    after it, and has ended with that before it. Where in a silence, attention says badly."""
+    starts, ends = np.array(speech).T
+    after = np.searchsorted(ends, times)  # the first stretch that has not ended
+    moved = np.maximum(times, starts[np.minimum(after, len(starts) - 1)])
+    before = np.maximum(np.searchsorted(starts, times) - 1, 0)  # the last stretch that had begun
+    return np.minimum(moved, ends[-1]), np.minimum(times, ends[before])
+
+
+def shifted(segment: Segment, seconds: float) -> Segment:
+    """The same segment, `seconds` later."""
+    if not seconds:
+        return segment
+    words = tuple(Word(w.text, w.start + seconds, w.end + seconds) for w in segment.words)
+    return Segment(segment.start + seconds, segment.end + seconds, segment.text, words)
+
+
+def _until(blocks: Iterable[np.ndarray], cancelled: Callable[[], bool]) -> Iterator[np.ndarray]:
+    for block in blocks:
+        if cancelled():
+            raise Cancelled
+        yield block

@@ -1,0 +1,1 @@
+"""A finished model on the Hugging Face Hub: its card, its licences, the push."""

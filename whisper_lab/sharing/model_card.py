@@ -1,0 +1,250 @@
+"""The model card: README.md in the form that the Hugging Face Hub reads, of what is known and what is not."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..scores.card import NAMES, examples, markdown, table
+from ..scores.scoring import MEASURES
+from ..whisper import checkpoint
+from . import licences
+
+TAG = "whisper-lab"  # by which this program knows its own models on the Hub
+SYNTHETIC = "\n**The voices are synthetic.** The numbers show that the pipeline learns, not how good the Swedish is.\n"
+ASIDE = "`aside` is other speech that nothing was tuned on: it shows what was forgotten."
+READ = (
+    "Common Voice is read aloud, one sentence at a time, by volunteers of 19 years or more at microphones of their own."
+)
+ANEW = "Common Voice draws its splits anew in each release: compare scores within one only."
+RECIPE = {  # fields of a recipe that are told where they are on
+    "label_smoothing": "label smoothing {}",
+    "masks": "SpecAugment on the speech",
+    "perturb": "sound perturbed: {}",
+    "bpe_dropout": "BPE dropout {}",
+    "lora": "LoRA of rank {}, merged",
+    "lora_targets": "LoRA on {}",
+    "freeze": "frozen: {}",
+    "patience": "to stop after {} scores on dev without a better one",
+    "activation_checkpointing": "activation checkpointing",
+}
+
+
+def write(folder: Path, planned: dict, manifest: dict, metrics: dict, predictions: list[dict]) -> None:
+    """README.md of the model in `folder`; `planned` is its plan.json, `manifest` that of its features."""
+    plan = planned["plan"]
+    corpus, recipe, run = plan["corpus"], plan["recipe"], metrics["run"]
+    served = "30 s windows" if recipe["window"] == "full" else "windows as short as the speech, of lengths trained on"
+    facts = "\n".join(f"| {what} | {fact} |" for what, fact in _facts(planned, manifest, run).items())
+    notes = [ASIDE] * ("aside" in metrics["tuned"]) + [ANEW] * (corpus["name"] == "Common Voice")
+    limits = "\n".join(f"- {limit}" for limit in _limits(corpus, metrics, recipe))
+    text = f"""---
+{_front_matter(folder.name, plan, manifest, metrics)}
+---
+
+# {folder.name}
+
+{_start(plan["model"])}, fine-tuned on {_name(corpus)} ({corpus["language"]}).
+{SYNTHETIC if licences.bundled(corpus) else ""}
+## Scores
+
+{markdown(table(metrics))}
+
+Decoding is greedy, with beams where that leaves doubt. The checkpoint was chosen on dev; test was scored once. Tuned:
+{served}; the untuned model at 30 s, the only length it was made for.
+Intervals: bootstrap over clips. Normalised: lower case, no punctuation, numbers as they stand.
+{" ".join(notes)}
+
+{_said(corpus, predictions)}
+
+![Loss, error rates and learning rate over the steps](curves.png)
+
+{usage(str(folder), plan["language"], recipe["window"])}
+## Limits
+
+{limits}
+
+## How it was made
+
+| | |
+| --- | --- |
+{facts}
+"""
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def pushed(text: str, repository: str, plan: dict, formats: tuple[str, ...]) -> str:
+    """The card for the Hub: named as the `repository` (USER/NAME), and used from there in `formats`."""
+    name = repository.partition("/")[2]
+    text = re.sub(r"(?m)^# .*$", f"# {name}", text, count=1)
+    section = usage(repository, plan["language"], plan["recipe"]["window"], formats)
+    return re.sub(r"(?s)## How to use it\n.*?(?=\n## )", lambda _: section, text, count=1)
+
+
+def usage(model: str, language: str, window: str, formats: tuple[str, ...] = ()) -> str:
+    """The section on how to use `model`, a folder or USER/NAME; `formats` as in `pushing.push`."""
+    convert, fast = "", model
+    if "ctranslate2" not in formats:
+        fast = f"{Path(model).name}-ct2"
+        convert = f"""
+    ct2-transformers-converter --model {model} --output_dir {fast} --quantization int8 \\
+        --copy_files tokenizer.json preprocessor_config.json
+"""
+    ggml = ""
+    if "ggml" in formats:
+        ggml = f"""
+With [whisper.cpp](https://github.com/ggml-org/whisper.cpp):
+
+    hf download {model} ggml-model-f16.bin --local-dir .
+    whisper-cli -m ggml-model-f16.bin -l {language} -nt clip.wav
+"""
+    stamps = "" if window == "packed" else ", without_timestamps=True"
+    learnt = "" if window == "packed" else " It was tuned on single sentences without timestamps: ask for none."
+    short = ""
+    if window != "full":
+        short = "\nIt reads on the windows in config.json's `trained_windows`, in frames of 10 ms; others read at 30 s."
+    return f"""## How to use it
+
+Language and task are in its generation config.{learnt}
+
+```python
+from transformers import pipeline
+
+speech = pipeline("automatic-speech-recognition", "{model}")
+print(speech("clip.mp3")["text"])
+```
+
+With [faster-whisper](https://github.com/SYSTRAN/faster-whisper):
+{convert}
+```python
+from faster_whisper import WhisperModel
+
+segments, _ = WhisperModel("{fast}").transcribe("clip.mp3", language="{language}"{stamps})
+print(" ".join(segment.text for segment in segments))
+```
+{ggml}
+With the program that made it, for recordings of any length, captions and a microphone page:
+
+    python app.py --model {model}
+{short}
+"""
+
+
+def _front_matter(title: str, plan: dict, manifest: dict, metrics: dict) -> str:
+    """What the Hub reads: language, base model, licence, and the scores on test."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    corpus = plan["corpus"]
+    dataset, _, config = corpus["name"].partition(":")  # of the Hub's, both are in the name
+    on_hub = "/" in dataset
+    licence, base = licences.of_model(plan["model"])
+    rows = [("tuned", "as trained", "")]
+    if plan["recipe"]["window"] != "full":
+        rows.append(("tuned_at_30_s", "30 s", ", at 30 s"))
+    results = [
+        EvalResult(
+            task_type="automatic-speech-recognition",
+            task_name="Speech recognition",
+            dataset_name=_name(corpus),
+            dataset_type=dataset if on_hub else re.sub(r"[^\w-]+", "_", dataset.lower()),
+            dataset_config=config or corpus["language"],
+            dataset_split="test",
+            dataset_revision=corpus["version"] or corpus["fingerprint"][:16],
+            dataset_args={
+                "language": corpus["language"],
+                "clips": manifest["splits"]["test"]["rows"],
+                "fingerprint": corpus["fingerprint"],
+            },
+            metric_type=measure.split("_")[0],
+            metric_name=NAMES[measure] + suffix,
+            metric_value=score[measure]["value"],
+            metric_args={"window": window, "low": score[measure]["low"], "high": score[measure]["high"]},
+        )
+        for who, window, suffix in rows
+        if (score := metrics.get(who, {}).get("test"))
+        for measure in MEASURES
+    ]
+    return ModelCardData(
+        language=plan["language"],
+        license=licence,
+        library_name="transformers",
+        pipeline_tag="automatic-speech-recognition",
+        tags=["whisper", TAG],
+        base_model=base,
+        datasets=[dataset] if on_hub else None,
+        metrics=["wer", "cer"],
+        model_name=title,
+        eval_results=results,
+    ).to_yaml()
+
+
+def _name(corpus: dict) -> str:
+    return f"{corpus['name']} {corpus['version']}".strip()
+
+
+def _start(model: str) -> str:
+    """What it was tuned from, in words."""
+    _, base = licences.of_model(model)
+    if model == checkpoint.SAMPLE:
+        return "OpenAI's Whisper base"
+    return f"`{Path(model).name}`" + (f" (from `{base}`)" if base else "") if Path(model).is_dir() else f"`{model}`"
+
+
+def _said(corpus: dict, predictions: list[dict]) -> str:
+    """Three clips of test as they were heard, unless their sentences may not be shown to anyone."""
+    if not licences.may_be_public(corpus):
+        return f"No sentences are shown, as the licence of {_name(corpus)} may not allow it."
+    columns = ("sentence", "untuned", "tuned")
+    said = "\n".join(f"| {' | '.join(row[c].replace('|', '∣') for c in columns)} |" for row in examples(predictions))
+    return f"| said | untuned | tuned |\n| --- | --- | --- |\n{said}"
+
+
+def _limits(corpus: dict, metrics: dict, recipe: dict) -> Iterator[str]:
+    if licences.bundled(corpus):
+        yield "Synthetic voices, in quiet: of people's voices it says nothing."
+    elif corpus["name"] == "Common Voice":
+        yield READ
+    else:
+        yield f"Scored on {_name(corpus)}: the scores hold for speech and recordings like those."
+    yield "Where nothing is said, in silence, noise or music, Whisper models write sentences that nobody spoke."
+    yield "Names, numbers and words that were not in the training sentences are where it errs first; read before use."
+    if recipe["window"] != "packed":
+        yield "Timestamps, long recordings and previous text as a prompt were not tuned, and may be worse than before."
+    aside = "" if "aside" in metrics["tuned"] else "speech of any other kind (how much was forgotten), "
+    yield (
+        f"Not measured: {aside}spontaneous and overlapping speech, noise and distance, telephones, children, single "
+        "dialects and accents, other languages, translation."
+    )
+
+
+def _facts(planned: dict, manifest: dict, run: dict) -> dict[str, str]:
+    plan, versions = planned["plan"], planned["versions"]
+    corpus, recipe = plan["corpus"], plan["recipe"]
+    splits = (f"{k} {v['rows']:,} clips, {v['seconds'] / 3600:.2f} h" for k, v in manifest["splits"].items())
+    licence = licences.of_corpus(corpus)
+    stated = "made for this project" if licences.bundled(corpus) else licences.NAMES.get(licence, licence)
+    ours, _ = licences.of_model(plan["model"])
+    extras = {name: recipe[name] for name in RECIPE if recipe.get(name)}
+    more = [RECIPE[name].format(", ".join(v) if isinstance(v, list | tuple) else v) for name, v in extras.items()]
+    kwh = run.get("energy_kwh")
+    seconds = f"{run['train_seconds']:,.0f} s on {run['device']}, {run['clips_per_second']:.2f} clips a second"
+    resumed = f", after resuming at step {run['resumed_at_step']}" if run["resumed_at_step"] else ""
+    return {
+        "data": f"{_name(corpus)}, {corpus['language']}; licence: {stated or 'not known to this program'}",
+        "clips": "; ".join(splits) + f"; fingerprint `{plan['features'][:16]}`",
+        "started from": f"{_start(plan['model'])}; licence: {licences.NAMES.get(ours, ours) or 'its own'}"
+        + (f"; revision `{plan['revision']}`" if plan.get("revision") else ""),
+        "optimiser": f"{recipe['optimizer']}, learning rate {recipe['learning_rate']:g}, linear, "
+        f"{recipe['warmup_steps']} steps of warm-up, weight decay {recipe['weight_decay']:g}",
+        "steps": f"{recipe['max_steps']:,} of {recipe['batch_size'] * recipe['accumulation']} clips; "
+        f"best on dev at step {run['best_step']}",
+        "windows": recipe["window"],
+        **({"besides": "; ".join(more)} if more else {}),
+        "weights": f"{run['share']:.0%} tuned, {1 - run['share']:.0%} untuned, averaged against forgetting",
+        "training took": seconds + resumed,
+        "energy": f"{kwh:.3g} kWh by the GPU's own meter; the rest of the machine and its scores are not in it"
+        if kwh
+        else "not measured: no meter was at hand, and time on a device is no measure of it",
+        "CO₂": "not stated: it follows from the energy and from the electricity of that place and hour",
+        "seed": str(recipe["seed"]),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }

@@ -1,0 +1,1 @@
+"""Fine-tuning: recipes, optimisers, the trainer, runs that resume, studies of optimisers."""

@@ -1,0 +1,100 @@
+"""What a finished run leaves in its folder, and where else its model goes."""
+
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from .. import files
+from ..corpora import corpus
+from ..scores import card, report, scoring, sources
+from ..sharing import model_card, pushing
+from ..stores import registry
+from ..whisper import checkpoint
+from . import processes
+from .recipes import Options
+
+
+def write(run) -> None:
+    """Of a runs.Run that is trained and scored: the model and all that is said of it. metrics.json, which marks the run
+    as finished, comes last."""
+    run.model.config.use_cache = True  # the Trainer had switched it off
+    checkpoint.save(run.model, run.processor, run.folder)
+    history = run.trainer.state.log_history
+    files.write_json(run.folder / "history.json", history)
+    card.curves(history, run.folder / "curves.png")
+    rows = [
+        (split, *line)
+        for split, h in run.tuned.items()
+        for line in zip(h.ids, h.references, run.untuned[split].texts, h.texts)
+    ]
+    files.write_tsv(run.folder / "predictions.tsv", ["split", "id", "sentence", "untuned", "tuned"], rows)
+    metrics = {
+        name: {split: scoring.as_json(h.scores()) for split, h in heard.items()}
+        for name, heard in (("untuned", run.untuned), ("tuned", run.tuned), ("tuned_at_30_s", run.tuned_at_30))
+    }
+    metrics["tuned_minus_untuned"] = {
+        split: asdict(scoring.difference(h.references, h.texts, run.untuned[split].texts))
+        for split, h in run.tuned.items()
+    }
+    metrics["run"] = _facts(run, history)
+    planned = files.read_json(run.folder / "plan.json")
+    model_card.write(run.folder, planned, run.features.manifest, metrics, run.predictions)
+    _report(run, planned["plan"])
+    files.write_json(run.folder / "metrics.json", metrics)
+
+
+def _report(run, plan: dict) -> None:
+    found = plan["corpus"]
+    source = run.options.audio or ("sample" if found["name"] == "sample" else None)
+    report.write(
+        run.folder / "report.html",
+        run.folder.name,
+        run.features.clips("test").to_pylist(),
+        {"tuned": run.tuned["test"].texts, "untuned": run.untuned["test"].texts},
+        {"corpus": f"{found['name']} {found['version']}, {found['language']}", "split": "test"},
+        sources.sounds(corpus.read(source, found["language"], ["test"]) if source else None),
+    )
+
+
+def _facts(run, history: list[dict]) -> dict:
+    scored = [entry for entry in history if "eval_wer_normalised" in entry]
+    speeds = [entry for entry in history if "clips_per_second" in entry]
+    gpu = run.model.device.type == "cuda"
+    device = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU cores"
+    facts = {
+        "best_step": min(scored, key=lambda entry: entry["eval_wer_normalised"])["step"] if scored else None,
+        "share": run.share,
+        "resumed_at_step": run.resumed_at,
+        "train_seconds": round(run.train_seconds, 1),  # without scoring, and of all parts of an interrupted run
+        "clips_per_second": round(statistics.mean(entry["clips_per_second"] for entry in speeds), 3),
+        "hours_per_second": round(statistics.mean(entry["hours_per_second"] for entry in speeds), 6),
+        "optimizer_state_bytes": run.optimizer_state_bytes,
+        "trainable_parameters": run.trained_weights,
+        "parameters": run.all_weights,
+        "processes": processes.count(),
+        "device": device,
+    }
+    if gpu:
+        facts["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
+    if run.energy_kwh is not None:
+        facts["energy_kwh"] = run.energy_kwh  # of the GPU, since the last start
+    return facts
+
+
+def check_ways_out(options: Options) -> None:
+    """Raises LabError where the finished model could not be handed on as the options ask."""
+    if options.registry:
+        registry.check(options.registry)
+    if options.push_to_hub:
+        pushing.check(options.push_to_hub)
+
+
+def hand_on(folder: Path, options: Options) -> None:
+    """The finished model in `folder`, to the registry and the Hub that the options name."""
+    if options.registry:
+        print(f"Registered: {registry.register(folder, options.registry)}")
+    if options.push_to_hub:
+        address = pushing.push(folder, options.push_to_hub, private=options.private, formats=options.formats)
+        print(f"Pushed: {address}")

@@ -1,0 +1,55 @@
+"""One process among those that `torchrun` or `accelerate launch` started; alone, without either."""
+
+import os
+from collections.abc import Callable
+
+from ..scores.hypotheses import Hypotheses
+from ..stores.reading import Part
+
+
+def without_gpu() -> bool:
+    """Whether there are several and no GPU. Unless told so, accelerate takes each of them for the only one."""
+    import torch
+
+    return "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
+
+
+def _state():
+    from accelerate import PartialState
+
+    return PartialState(cpu=without_gpu())
+
+
+def first() -> bool:
+    """Whether this process is the one that writes and speaks for all."""
+    return _state().is_main_process
+
+
+def count() -> int:
+    return _state().num_processes
+
+
+def together() -> None:
+    """Wait until every process is here."""
+    _state().wait_for_everyone()
+
+
+def share(split, read: Callable[[object], Hypotheses]) -> Hypotheses:
+    """`read(split)`; with several processes each reads its part of the clips, and all are given the whole."""
+    state = _state()
+    if state.num_processes == 1:
+        return read(split)
+    import torch.distributed
+
+    parts: list[Hypotheses | None] = [None] * state.num_processes
+    mine = Part(split, slice(state.process_index, None, state.num_processes))
+    heard = read(mine) if len(mine) else Hypotheses([], [], [], 0.0)
+    torch.distributed.all_gather_object(parts, heard)
+    ids, references, texts = [], [], []
+    for i in range(len(split)):
+        part, place = parts[i % len(parts)], i // len(parts)
+        ids.append(part.ids[place])
+        references.append(part.references[place])
+        texts.append(part.texts[place])
+    tokens = sum(part.tokens for part in parts)
+    return Hypotheses(ids, references, texts, sum(part.loss * part.tokens for part in parts) / max(tokens, 1), tokens)

@@ -1,0 +1,223 @@
+"""One training run in its folder: what is decided, the steps in order, and what each leaves for a later resume."""
+
+import gc
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from .. import LabError, files
+from ..scores.hypotheses import Hypotheses
+from ..speech.features import FRAMES
+from ..stores.places import is_url
+from ..stores.store import FeatureSet
+from ..whisper import checkpoint, windows
+from . import adapters, augmentation, blending, monitoring, optimizers, outcome, processes, recipes, resuming, training
+from .recipes import Options
+
+SCORED = ("dev", "test", "aside")  # what is scored, where the feature set has it
+
+
+class Run:
+    """A run is its plan: the same plan gives the same model. Every step can be called again after a kill."""
+
+    def __init__(self, options: Options, features: FeatureSet):
+        """Load the model and claim the output folder.
+
+        Raises LabError for an unknown optimiser or registry, for features of another front-end or vocabulary than the
+        model's, for an output folder that holds another run, and for --resume with nothing to resume.
+        """
+        optimizers.full_name(options.optimizer)
+        monitoring.check_trackers(options.report_to)
+        self.options, self.features = options, features
+        outcome.check_ways_out(options)  # now, not after hours of training
+        url = re.sub(r"/v\d+$", "", options.features.rstrip("/")) if is_url(options.features) else ""
+        self.folder = Path(options.output or Path("models") / Path(url or features.folder.resolve()).name)
+        if options.resume and not (self.folder / "plan.json").is_file():
+            raise LabError(f"nothing to resume: {self.folder} holds no run; leave out --resume to begin one")
+        self.processor = checkpoint.load_processor(options.model)
+        self._check_features()
+        self.language = features.manifest["language"]
+        self.prompt = checkpoint.prompt_ids(self.processor.tokenizer, self.language)
+        self.splits = {
+            name: features.split(name)
+            for name in ("train", *SCORED)
+            if name in {"train", "dev", "test", *features.splits}
+        }
+        self.model = checkpoint.load_model(options.model)
+        self.recipe = recipes.resolve(options, self.model, len(self.splits["train"]), processes.count())
+        self.plan = {
+            "model": options.model,
+            "revision": getattr(self.model.config, "_commit_hash", None),
+            "features": features.fingerprint,
+            "corpus": features.manifest["corpus"],
+            "language": self.language,
+            "recipe": asdict(self.recipe),
+        }
+        optimizers.check(options.optimizer, training.arguments(self.recipe, self.folder), self.model)
+        if processes.first():
+            self._claim()
+        processes.together()
+        self._begin()
+
+    def _begin(self, pieces: int = 1) -> None:
+        """A trainer of the model as it starts, which takes batches through in `pieces`."""
+        model, recipe = self.model, self.recipe
+        checkpoint.set_language(model, self.language)
+        lengths = windows.trained_lengths(self.splits["train"].column("frames"), recipe.window)
+        model.config.trained_windows = lengths  # who serves the model reads it there
+        self.start = blending.weights(model)
+        adapters.prepare(model, recipe)
+        self.trained_weights, self.all_weights = adapters.count(model)
+        self.trainer = training.Trainer(
+            model,
+            recipe,
+            self.folder,
+            self.splits,
+            self.processor,
+            self.prompt,
+            pieces,
+            self.options.report_to,
+            augment=self._augmentation(),
+        )
+
+    def _augmentation(self) -> augmentation.Augmentation | None:
+        recipe, tokenizer = self.recipe, self.processor.tokenizer
+        return augmentation.build(
+            self.features, tokenizer, recipe.masks, recipe.perturb, recipe.bpe_dropout, self.options.audio
+        )
+
+    def _check_features(self) -> None:
+        extractor, tokenizer = self.processor.feature_extractor, self.processor.tokenizer
+        again = "make features for this model with feature-pipeline.py --model, or choose another --model"
+        if extractor.feature_size != self.features.mels:
+            raise LabError(
+                f"{self.features.folder} holds {self.features.mels} mels, {self.options.model} takes "
+                f"{extractor.feature_size}; {again}"
+            )
+        if checkpoint.tokenizer_fingerprint(tokenizer) != self.features.manifest["tokenizer"]:
+            raise LabError(
+                f"the labels in {self.features.folder} were made with another vocabulary than {self.options.model}'s; "
+                f"{again}"
+            )
+
+    def _claim(self) -> None:
+        new = files.claim(self.folder, self.plan, "--output")
+        if not (new or self.options.resume or self.finished):
+            raise LabError(
+                f"{self.folder} holds an unfinished run of this plan; go on with --resume, or choose another --output"
+            )
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "metrics.json").is_file()
+
+    @property
+    def metrics(self) -> dict:
+        return files.read_json(self.folder / "metrics.json")
+
+    @property
+    def predictions(self) -> list[dict]:
+        return files.read_tsv(self.folder / "predictions.tsv")
+
+    def complete(self) -> None:
+        """Every step of a run in order, each of which goes on where a kill left it."""
+        self.score_untuned()
+        self.train()
+        self.blend()
+        self.score_tuned()
+        self.save()
+
+    def score_untuned(self) -> None:
+        """At 30 s windows, the only length that an untuned Whisper is made for. Kept for a later resume."""
+        place = self.folder / "untuned.json"
+        if not place.is_file():
+            heard = self._transcribe([FRAMES], "Untuned", SCORED)
+            processes.together()  # before the first writes, all have seen that it was not there
+            if processes.first():
+                files.write_json(place, {split: asdict(h) for split, h in heard.items()})
+            processes.together()
+        self.untuned = {split: Hypotheses(**h) for split, h in files.read_json(place).items()}
+
+    def _transcribe(self, lengths: list[int], title: str, splits: tuple[str, ...]) -> dict[str, Hypotheses]:
+        present = [split for split in splits if split in self.splits]
+        return {split: self.trainer.transcribe(split, lengths, f"{title}, {split}") for split in present}
+
+    def train(self) -> None:
+        """To the best checkpoint on dev. After Ctrl-C, KeyboardInterrupt is raised once the checkpoint is written."""
+        last = resuming.last_checkpoint(self.folder) if self.options.resume else None
+        if not last:
+            # While the third checkpoint is written two are there: 4 bytes a weight, and 8 of state if it is trained.
+            resuming.check_room(self.folder, 3 * (4 * self.all_weights + 8 * self.trained_weights))
+        self.resumed_at = resuming.step_of(last) if last else 0
+        energy = monitoring.gpu_joules()
+        try:
+            while not self._train_from(last):
+                last = resuming.last_checkpoint(self.folder)
+        finally:
+            if self.recipe.stream:
+                self.splits["train"].close()
+        self.train_seconds = self.trainer.meter.seconds
+        self.energy_kwh = None if energy is None else round((monitoring.gpu_joules() - energy) / 3.6e6, 6)
+        if self.trainer.stopped:
+            raise KeyboardInterrupt
+
+    def _train_from(self, last: Path | None) -> bool:
+        """False where the GPU's memory did not hold a batch: the next time it is taken in twice as many pieces."""
+        try:
+            self.trainer.train(resume_from_checkpoint=str(last) if last else None)
+            return True
+        except torch.OutOfMemoryError:
+            pieces, batch = 2 * self.trainer.pieces, self.recipe.batch_size
+        way_out = f"--batch-size {max(1, batch // 2)} --accumulation {2 * self.recipe.accumulation}"
+        if processes.count() > 1:
+            raise LabError(f"out of GPU memory on one of several: start again with {way_out} and another --output")
+        if pieces > batch:
+            raise LabError("out of GPU memory with one clip at a time: add --activation-checkpointing or --lora 32")
+        # Out of the except clause, whose traceback would hold the memory that is to be freed.
+        self.trainer = self.model = None
+        gc.collect()
+        torch.cuda.empty_cache()
+        print(
+            f"\nOut of GPU memory: from now on {batch // pieces} clips at a time, and twice the accumulation, "
+            f"{pieces * self.recipe.accumulation}: the same steps, somewhat slower.",
+            flush=True,
+        )
+        self.model = checkpoint.load_model(self.options.model)
+        self._begin(pieces)
+        return False
+
+    def blend(self) -> None:
+        """Average the tuned weights with those it started from."""
+        self.optimizer_state_bytes = self.trainer.optimizer_state_bytes
+        adapters.merge(self.model)
+        end = blending.weights(self.model)
+        self.share = self.recipe.blend
+        if self.share == "auto":
+            untuned = self.untuned["dev"].scores()["wer_normalised"].value
+            self.share = blending.choose_share(self.trainer, self.start, end, untuned)
+        blending.blend(self.model, self.start, end, self.share)
+
+    def score_tuned(self) -> None:
+        """As it is served; test and aside also at 30 s, where every other program will run it."""
+        self.tuned = self._transcribe(self.model.config.trained_windows, "Tuned", SCORED)
+        self.tuned_at_30 = self._transcribe([FRAMES], "Tuned at 30 s", SCORED[1:])
+
+    def save(self) -> None:
+        """The model and all that is said of it."""
+        if processes.first():
+            outcome.write(self)
+        processes.together()
+
+    def progress(self) -> str:
+        """What there is of an unfinished run."""
+        last = resuming.last_checkpoint(self.folder)
+        return f"{last} is a checkpoint that loads like any model" if last else "no checkpoint was written yet"
+
+    def next_command(self) -> str:
+        """What to try next: the same from the other of the two optimisers that the lab began with."""
+        other = "adamw" if self.options.optimizer == "adagrad" else "adagrad"
+        where = {"output": f"{self.folder}-{other}", "registry": None, "push_to_hub": None}
+        changed = replace(self.options, optimizer=other, learning_rate=None, resume=False, **where)
+        return f"Next, another optimiser: {changed.command_line()}"

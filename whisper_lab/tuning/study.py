@@ -1,0 +1,169 @@
+"""A study of optimisers: a run for every combination of optimiser, learning rate and seed, and what they show.
+
+All start from the same weights and have the same budget; those of one seed read the same clips in the same order.
+"""
+
+import gc
+import itertools
+import re
+import shutil
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import torch
+
+from .. import LabError, files
+from ..stores import streaming
+from ..whisper import checkpoint
+from . import optimizers, outcome, processes, recipes, runs, study_report, training
+from .recipes import Options
+from .study_results import DIVERGED, VARIED
+
+
+def expand(values: dict) -> list[Options]:
+    """One Options for each combination of what `values` lists as optimizer, learning_rate, and seed or seeds.
+
+    Each may be one value as well; what is listed twice counts once. Without a learning rate, every optimiser has its
+    own default.
+    """
+    values = asdict(Options()) | values
+    values["seed"] = values.pop("seeds", None) or values["seed"]
+    lists = [value if isinstance(value, list | tuple) else [value] for value in map(values.get, VARIED)]
+    shared = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    chosen = itertools.product(*(dict.fromkeys(several or [None]) for several in lists))
+    return [Options(**shared | dict(zip(VARIED, one))) for one in chosen]
+
+
+class Study:
+    """A study is its plan, as a run is. Each of its runs is in a folder of its own, OPTIMIZER-RATE-seedSEED."""
+
+    def __init__(self, options: list[Options], folder: str | Path | None = None):
+        """Claim the folder: `folder`, else the options' output, else models/ and the features' name with -study.
+
+        `options` are those of `expand`. Raises LabError for an unknown optimiser or registry, for a folder that holds
+        anything else, or this study unfinished unless the options say resume, and for that with nothing to resume.
+        """
+        self.options, first = options, options[0]
+        name = Path(re.sub(r"/v\d+$", "", first.features.rstrip("/"))).resolve().name
+        self.folder = Path(folder or first.output or Path("models") / f"{name}-study")
+        for one in options:
+            optimizers.full_name(one.optimizer)  # now, not after the runs before it
+        outcome.check_ways_out(first)
+        if first.resume and not (self.folder / "plan.json").is_file():
+            raise LabError(f"nothing to resume: {self.folder} holds no study; leave out --resume to begin one")
+        self.features = streaming.open_features(first.features, first.stream)
+        self.runs, plan = self._resolve()
+        if processes.first():
+            self._claim(plan)
+        processes.together()
+
+    def _resolve(self) -> tuple[dict[str, Options], dict]:
+        """Each run's options by its name, and the study's plan."""
+        from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+        model, revision = checkpoint.folder(self.options[0].model)
+        with torch.device("meta"):  # its sizes, which recipes depend on, without its weights
+            sizes = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(model))
+        clips = self.features.manifest["splits"]["train"]["rows"]
+        found, rates = {}, {one.optimizer: [] for one in self.options}
+        for one in self.options:
+            recipe = recipes.resolve(one, sizes, clips, processes.count())
+            rate = recipe.learning_rate
+            name = f"{one.optimizer}-{rate:g}-seed{one.seed}"
+            found[name] = replace(
+                one, learning_rate=rate, output=str(self.folder / name), registry=None, push_to_hub=None
+            )
+            rates[one.optimizer] += [rate] if rate not in rates[one.optimizer] else []
+        return found, {
+            "model": self.options[0].model,
+            "revision": revision,
+            "features": self.features.fingerprint,
+            "learning_rates": rates,
+            "seeds": list(dict.fromkeys(one.seed for one in self.options)),
+            "recipe": {key: value for key, value in asdict(recipe).items() if key not in VARIED},
+        }
+
+    def _claim(self, plan: dict) -> None:
+        new = files.claim(self.folder, plan, "--output")
+        if not (new or self.options[0].resume or self.finished):
+            raise LabError(
+                f"{self.folder} holds an unfinished study of this plan; go on with --resume, or choose another --output"
+            )
+
+    @property
+    def finished(self) -> bool:
+        return all(map(self._finished, self.runs))
+
+    def _finished(self, name: str) -> bool:
+        return any((self.folder / name / there).is_file() for there in ("metrics.json", DIVERGED))
+
+    def complete(self) -> int | None:
+        """Train what is left, write the report and print it; 130 after Ctrl-C, for the shell."""
+        try:
+            self.train()
+        except KeyboardInterrupt:
+            if processes.first():
+                print(f"Stopped; {self.progress()}. To go on: {self.command_line('--resume')}")
+            return 130
+        if processes.first():
+            self.report()
+            print(study_report.summary(self.folder, self.results))
+            outcome.hand_on(self.best, self.options[0])
+        return None
+
+    def train(self) -> None:
+        """Every run that is not finished, one after the other. After Ctrl-C, KeyboardInterrupt, as from a run.
+
+        A finished run keeps its model; its checkpoints go, which with the optimiser's state are several times as large.
+        One that diverges is marked and passed over: that is a result, too.
+        """
+        for number, (name, options) in enumerate(self.runs.items(), 1):
+            if not self._finished(name):
+                if processes.first():
+                    print(f"Run {number} of {len(self.runs)}: {name}", flush=True)
+                self._train(options)
+                gc.collect()  # a Trainer is full of cycles, so its model would stay beside the next
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+            if processes.first():
+                shutil.rmtree(self.folder / name / "checkpoints", ignore_errors=True)
+
+    def _train(self, options: Options) -> None:
+        folder = Path(options.output)
+        run = runs.Run(replace(options, resume=(folder / "plan.json").is_file()), self.features)
+        scored = next(self.folder.glob("*/untuned.json"), None)  # the same model on the same clips
+        if processes.first() and scored and not (folder / "untuned.json").is_file():
+            files.write_text(folder / "untuned.json", scored.read_text(encoding="utf-8"))
+        processes.together()
+        try:
+            run.complete()
+        except training.Diverged as error:
+            files.write_json(folder / DIVERGED, {"step": error.step, "clips": error.clips})
+            print(f"Set aside: {folder.name} diverged at step {error.step:,}; delete {folder} to try it again")
+            if processes.count() > 1:  # the others wait for this one's gradients
+                raise
+
+    def report(self) -> None:
+        """README.md, study.png and study.json of a study whose runs are all finished."""
+        self.results = study_report.write(self.folder, list(self.runs), self.command_line())
+
+    @property
+    def best(self) -> Path:
+        """The folder of the model with the lowest dev WER of those at a chosen rate, once there is a report."""
+        return self.folder / self.results["best"]
+
+    def progress(self) -> str:
+        """What there is of an unfinished study."""
+        return f"{sum(map(self._finished, self.runs))} of {len(self.runs)} runs are finished, in {self.folder}"
+
+    def command_line(self, *more: str) -> str:
+        """The command of this study, without --resume, with `more` at its end."""
+        defaults = {field.name: field.default for field in fields(Options) if field.name in VARIED}
+        lists = {
+            "--optimizer": [one.optimizer for one in self.options],
+            "--learning-rate": [one.learning_rate for one in self.options if one.learning_rate],
+            "--seeds": [one.seed for one in self.options],
+        }
+        given = [[flag, *map(str, dict.fromkeys(values))] for flag, values in lists.items() if values]
+        first = replace(self.options[0], output=str(self.folder), **defaults)
+        return first.command_line(*itertools.chain(*given), *more)

@@ -1,0 +1,166 @@
+"""What the runs of a study show, in numbers: everything that its report says, from the folders of its runs."""
+
+import math
+import statistics
+from itertools import combinations
+from pathlib import Path
+
+from .. import LabError, files
+from ..scores import scoring
+
+MEASURE = "wer_normalised"
+VARIED = ("seed", "optimizer", "learning_rate")  # in this order, so that all are met before any is repeated
+DIVERGED = "diverged.json"  # in the folder of a run whose loss was no number: at which step, and on which clips
+
+
+def results(folder: Path, names: list[str]) -> dict:
+    """study.json of the finished runs `names` in `folder`. Rates in percent; WER is normalised where it is not said.
+
+    Each optimiser's learning rate is chosen by its mean over seeds on dev; on test, only the chosen are compared. A
+    rate at which any seed diverged is out of it. Raises LabError where all are, and where two runs differ in where they
+    started, what they read, or for how long.
+    """
+    plans = {name: files.read_json(folder / name / "plan.json") for name in names}
+    plan = plans[names[0]]["plan"]
+    _check_alike(folder, {name: _start(each["plan"]) for name, each in plans.items()})
+    recipes = {name: each["plan"]["recipe"] for name, each in plans.items()}
+    marks = {name: folder / name / DIVERGED for name in names}
+    diverged = [_varied(recipes[name]) | files.read_json(mark) for name, mark in marks.items() if mark.is_file()]
+    out = {(one["optimizer"], one["learning_rate"]) for one in diverged}
+    sound = [name for name in names if (recipes[name]["optimizer"], recipes[name]["learning_rate"]) not in out]
+    if not sound:
+        raise LabError(f"nothing to compare in {folder}: at every --learning-rate a run diverged; try lower ones")
+    rows = [_row(folder / name, recipes[name]) for name in sound]
+    order = list(dict.fromkeys(row["optimizer"] for row in rows))
+    rows.sort(key=lambda row: (order.index(row["optimizer"]), row["learning_rate"], row["seed"]))
+    optimizers = {name: _optimizer(_named(rows, name)) for name in order}
+    for row in rows:
+        row["chosen"] = row["learning_rate"] == optimizers[row["optimizer"]]["learning_rate"]
+    chosen = [row for row in rows if row["chosen"]]
+    reached = max(min(point["wer"] for point in row["dev"]) for row in chosen)
+    level = math.ceil(10 * reached - 1e-9) / 10
+    for row in rows:
+        there = next((point for point in row["dev"] if point["wer"] <= level), {})
+        row["steps_to_level"], row["seconds_to_level"] = there.get("step"), there.get("seconds")
+    return {
+        "model": plan["model"],
+        "corpus": plan["corpus"],
+        "start": _start(plan),
+        "versions": list({files.digest(each["versions"]): each["versions"] for each in plans.values()}.values()),
+        "untuned": files.read_json(folder / sound[0] / "metrics.json")["untuned"],
+        "level": level,
+        "optimizers": optimizers,
+        "comparisons": _comparisons(folder, {name: _named(chosen, name) for name in order}),
+        "best": min(chosen, key=_dev)["name"],
+        "diverged": diverged,
+        "runs": rows,
+    }
+
+
+def _start(plan: dict) -> dict:
+    """What all runs of a study have in common."""
+    recipe = plan["recipe"]
+    return {
+        "model": plan["model"],
+        "revision": plan["revision"],
+        "features": plan["features"],
+        "steps": recipe["max_steps"],
+        "clips_per_step": recipe["batch_size"] * recipe["accumulation"],
+        "window": recipe["window"],
+    }
+
+
+def _check_alike(folder: Path, starts: dict[str, dict]) -> None:
+    (first, start), *others = starts.items()
+    for name, other in others:
+        for key in start:
+            if other[key] != start[key]:
+                raise LabError(
+                    f"{folder / first} and {folder / name} are not of one study ({key}: {start[key]} and "
+                    f"{other[key]}); delete the wrong one, then go on with --resume"
+                )
+
+
+def _varied(recipe: dict) -> dict:
+    """What the runs of a study differ in."""
+    return {key: recipe[key] for key in VARIED}
+
+
+def _row(folder: Path, recipe: dict) -> dict:
+    """One run. `dev` are its scores while it trained; `scores` those of the model that it left."""
+    history, metrics = (files.read_json(folder / name) for name in ("history.json", "metrics.json"))
+    facts = metrics["run"]
+    return {
+        "name": folder.name,
+        **_varied(recipe),
+        "scores": metrics["tuned"],
+        "best_step": facts["best_step"],
+        "share": facts["share"],
+        "steps": max(entry["step"] for entry in history),
+        "seconds": facts["train_seconds"],
+        "clips_per_second": facts["clips_per_second"],
+        "optimizer_state_bytes": facts["optimizer_state_bytes"],
+        "resumed_at_step": facts["resumed_at_step"],
+        "device": facts["device"],
+        "dev": [
+            {
+                "step": entry["step"],
+                "seconds": entry["seconds"],
+                "wer": entry[f"eval_{MEASURE}"],
+                "loss": entry["eval_loss"],
+            }
+            for entry in history
+            if f"eval_{MEASURE}" in entry
+        ],
+        "loss": [{"step": entry["step"], "loss": entry["loss"]} for entry in history if "loss" in entry],
+    }
+
+
+def _dev(row: dict) -> float:
+    return row["scores"]["dev"][MEASURE]["value"]
+
+
+def _test(row: dict) -> float:
+    return row["scores"]["test"][MEASURE]["value"]
+
+
+def _named(rows: list[dict], optimizer: str) -> list[dict]:
+    return [row for row in rows if row["optimizer"] == optimizer]
+
+
+def _optimizer(rows: list[dict]) -> dict:
+    """The rate with the lowest mean on dev, the lower of two alike, and what its runs have in the mean."""
+    by_rate = {row["learning_rate"]: [r for r in rows if r["learning_rate"] == row["learning_rate"]] for row in rows}
+    dev = {rate: statistics.fmean(map(_dev, some)) for rate, some in by_rate.items()}
+    best = min(dev, key=lambda rate: (dev[rate], rate))
+    several = len(by_rate[best]) > 1
+    return {
+        "learning_rate": best,
+        "at_edge": len(dev) > 1 and best in (min(dev), max(dev)),
+        "tried": [{"learning_rate": rate, "dev": round(value, 3)} for rate, value in dev.items()],
+        "dev": round(dev[best], 3),
+        "test": round(statistics.fmean(map(_test, by_rate[best])), 3),
+        "test_sd": round(statistics.stdev(map(_test, by_rate[best])), 3) if several else None,
+        "seeds": [row["seed"] for row in by_rate[best]],
+    }
+
+
+def _comparisons(folder: Path, chosen: dict[str, list[dict]]) -> list[dict]:
+    """For each pair of optimisers on test: the first minus the second, paired over clips and seeds."""
+    heard = {name: [_heard(folder / row["name"]) for row in rows] for name, rows in chosen.items()}
+    found = []
+    for a, b in combinations(heard, 2):
+        references = heard[a][0][0]
+        ours, theirs = ([texts for _, texts in heard[name]] for name in (a, b))
+        one = scoring.compare(references, ours, theirs)
+        found.append({"first": a, "second": b, "difference": one.value, "low": one.low, "high": one.high, "p": one.p})
+    for one, adjusted in zip(found, scoring.holm([one["p"] for one in found])):
+        one["p_holm"] = round(adjusted, 4)
+        one["shown"] = adjusted < 0.05 and not one["low"] <= 0 <= one["high"]
+    return found
+
+
+def _heard(folder: Path) -> tuple[list[str], list[str]]:
+    """Sentences of test, and what the tuned model wrote for them."""
+    rows = files.read_tsv(folder / "predictions.tsv")
+    return tuple([row[column] for row in rows if row["split"] == "test"] for column in ("sentence", "tuned"))

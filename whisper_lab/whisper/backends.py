@@ -1,0 +1,263 @@
+"""Two ways to run the same Whisper over the same windows: CTranslate2 (fast; int8 on a CPU, float16 on a GPU) and
+transformers (the model as it was trained). Both take windows as short as the speech.
+
+An engine encodes a batch of log-mels, reads text from what it encoded, and finds when each token was said.
+"""
+
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .. import LabError, files
+from . import checkpoint
+from .decoding import Decoded
+
+NAMES = ("ctranslate2", "transformers")
+SOURCES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
+
+
+def load(name: str, folder: Path, device: str = "auto", threads: int = 0):
+    """The engine `name` with the model in `folder` (Hugging Face's layout), on "cpu", "cuda" or what there is ("auto").
+
+    `threads`: CPU threads for a batch; 0 takes all cores that this process may use.
+    """
+    if name not in NAMES:
+        raise LabError(f"no engine {name!r}: {' or '.join(NAMES)}")
+    return (CTranslate2 if name == "ctranslate2" else Transformers)(folder, device, threads or _cores())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class CTranslate2:
+    """https://github.com/OpenNMT/CTranslate2, `ctranslate2.models.Whisper`."""
+
+    name = "ctranslate2"
+
+    def __init__(self, folder: Path, device: str, threads: int, precision: str | None = None):
+        import ctranslate2
+        import torch
+
+        torch.set_num_threads(1)  # the front-end's; torch's waiting threads would take the cores from CTranslate2's
+        if device == "auto":
+            device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
+        self.device = device
+        config = checkpoint.config(folder)
+        # On short windows, threads that share a matrix wait for each other longer than they work (Whisper base, two
+        # cores: 151 ms to decode a clip with two, 54 with one), so a text has one thread. 30 s are worth sharing.
+        short = device == "cpu" and len(config.get("trained_windows") or ()) > 1
+        self.workers = threads if short else 1  # calls that run at the same time
+
+        def load(precision: str, workers: int):
+            return ctranslate2.models.Whisper(
+                str(convert(folder, precision)),
+                device=device,
+                compute_type=precision,
+                inter_threads=workers,
+                intra_threads=threads // workers,
+            )
+
+        self.precision = precision or ("float16" if device == "cuda" else "int8")
+        self.model = self.encoder = load(self.precision, self.workers)
+        # What int8 costs in words, it costs in the encoder (tuned Whisper base: 10.9 % WER, 8.9 with an encoder in
+        # float32, 8.4 all in float32). Short windows can pay for it, and float32 is work enough for all threads; of
+        # large models a second copy takes gigabytes.
+        if self.precision == "int8" and short and config.get("d_model", 0) <= 768:
+            self.precision, self.encoder = "int8 (encoder float32)", load("float32", 1)
+        self._view = ctranslate2.StorageView.from_array
+
+    def encode(self, features: np.ndarray):
+        """(batch, mels, frames) float32 → what `decode` and `align` take."""
+        return self.encoder.encode(self._view(np.ascontiguousarray(features)))
+
+    def select(self, encoded, chosen: list[int]):
+        """Those of a batch that are `chosen`."""
+        if len(chosen) == encoded.shape[0]:
+            return encoded
+        if self.device == "cuda":
+            import ctranslate2
+
+            encoded = encoded.to_device(ctranslate2.Device.cpu)
+        return self._view(np.ascontiguousarray(np.asarray(encoded)[chosen]))
+
+    def decode(
+        self, encoded, prompt: list[int], limit: int, beams: int = 1, temperature: float = 0, forced: Sequence[int] = ()
+    ) -> list[Decoded]:
+        """At most `limit` tokens for each window of the batch, after those that are `forced` to be its first."""
+        longest = limit + len(forced)
+        results = self.model.generate(
+            encoded,
+            [[*prompt, *forced]] * encoded.shape[0],
+            beam_size=1 if temperature else beams,
+            max_length=max(len(prompt) + longest, 2 * longest),  # it writes at most half of max_length
+            return_scores=True,
+            return_no_speech_prob=True,
+            sampling_temperature=temperature,
+            sampling_topk=0 if temperature else 1,
+        )
+        decoded = []
+        for result in results:
+            tokens = result.sequences_ids[0]  # the forced ones too
+            logprob = result.scores[0] * len(tokens) / (len(tokens) + 1)
+            decoded.append(Decoded(tokens[len(forced) :], logprob, result.no_speech_prob, len(tokens) < longest))
+        return decoded
+
+    def align(self, encoded, start: list[int], texts: list[list[int]], frames: Sequence[int]) -> list[np.ndarray]:
+        """When each token of `texts` begins and the last one ends, in seconds of its window: (tokens + 1,) each.
+
+        By the decoder's attention to the sound, warped in time (OpenAI's whisper/timing.py). `start` is the prompt
+        without <|notimestamps|>; `frames` hold sound in each window, the rest is padding.
+        """
+        results = self.model.align(encoded, start, texts, [max(2, count) for count in frames], median_filter_width=7)
+        return [_starts(np.array(result.alignments), len(text)) for result, text in zip(results, texts)]
+
+
+def _starts(path: np.ndarray, tokens: int) -> np.ndarray:
+    """The path of a warping, (steps, 2) of token and position of 20 ms → (tokens + 1,) seconds, ascending."""
+    token, position = path.T
+    first = np.flatnonzero(np.diff(token, prepend=-1))
+    starts = np.full(tokens + 1, position[-1] + 1, float)
+    starts[: len(first)] = position[first][: tokens + 1]
+    return np.maximum.accumulate(starts) * 0.02
+
+
+def convert(folder: Path, precision: str) -> Path:
+    """The model in `folder` as CTranslate2 keeps it, made once for the same content; or `folder`, if it is that."""
+    if (folder / "model.bin").is_file() and not any(folder.glob("*.safetensors")):
+        return folder
+    import ctranslate2
+
+    key = files.digest({"weights": weights_digest(folder), "precision": precision, "by": ctranslate2.__version__})
+    target = files.cache_folder() / "ctranslate2" / f"{precision}-{key[:16]}"
+    if not target.is_dir():
+        print(f"Converting {folder} for CTranslate2 ({precision}, once) …", file=sys.stderr, flush=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as scratch:
+            checkpoint.no_bars()
+            copied = [name for name in ("tokenizer.json", "preprocessor_config.json") if (folder / name).is_file()]
+            converter = ctranslate2.converters.TransformersConverter(str(folder), copy_files=copied)
+            try:
+                converter.convert(str(Path(scratch) / "model"), quantization=precision)
+            except (ValueError, OSError, KeyError) as error:
+                raise LabError(
+                    f"{folder} could not be converted for CTranslate2 ({error}); try --engine transformers"
+                ) from error
+            try:
+                os.rename(Path(scratch) / "model", target)
+            except OSError:  # another process was first
+                if not target.is_dir():
+                    raise
+    return target
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of all that the conversion depends on; of a file that did not change, as remembered from last time."""
+    index = files.cache_folder() / "digests.json"
+    known = files.read_json(index) if index.is_file() else {}
+    digests = {}
+    for path in sorted(
+        [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin"), *map(folder.joinpath, SOURCES)]
+    ):
+        if path.is_file():
+            state = path.stat()
+            key = f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {state.st_ino}"
+            digests[path.name] = known.get(key) or files.file_digest(path)
+            known[key] = digests[path.name]
+    index.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(index, known)
+    return files.digest(digests)
+
+
+class Transformers:
+    """https://github.com/huggingface/transformers: float32 on a CPU, half precision on a GPU."""
+
+    name = "transformers"
+    workers = 1
+
+    def __init__(self, folder: Path, device: str, threads: int):
+        import torch
+
+        from . import windows
+
+        torch.set_num_threads(threads)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device
+        self.model = checkpoint.load_model(str(folder)).eval().to(device)
+        self.precision = "float32" if device == "cpu" else "float16"
+        self.model.to(getattr(torch, self.precision))
+        self._decode = windows.decode
+        self._one_at_a_time = threading.Lock()  # the hooks of short windows change the encoder while it runs
+
+    def encode(self, features: np.ndarray):
+        import torch
+
+        with self._one_at_a_time, torch.inference_mode():
+            return self.model.get_encoder()(torch.from_numpy(features).to(self.device, self.model.dtype))
+
+    def select(self, encoded, chosen: list[int]):
+        """As CTranslate2's."""
+        return type(encoded)(last_hidden_state=encoded.last_hidden_state[chosen])
+
+    def decode(
+        self, encoded, prompt: list[int], limit: int, beams: int = 1, temperature: float = 0, forced: Sequence[int] = ()
+    ) -> list[Decoded]:
+        """As CTranslate2's."""
+        import torch
+
+        generation = self.model.generation_config
+        with self._one_at_a_time, torch.inference_mode():
+            begin = prompt[: prompt.index(self.model.config.decoder_start_token_id) + 1]
+            ids = torch.tensor([begin] * len(encoded.last_hidden_state), device=self.device)
+            first = self.model(encoder_outputs=encoded, decoder_input_ids=ids).logits[:, -1].float().softmax(-1)
+            no_speech = first[:, generation.no_timestamps_token_id - 1].tolist()  # <|nospeech|> comes before it
+            decoded = self._decode(self.model, encoded, [*prompt, *forced], limit, beams, temperature)
+        return [Decoded(one.tokens, one.logprob, p, one.ended) for one, p in zip(decoded, no_speech)]
+
+    def align(self, encoded, start: list[int], texts: list[list[int]], frames: Sequence[int]) -> list[np.ndarray]:
+        """As CTranslate2's."""
+        import torch
+        from transformers.models.whisper.generation_whisper import _dynamic_time_warping, _median_filter
+
+        generation = self.model.generation_config
+        heads = getattr(generation, "alignment_heads", None) or [
+            [layer, head]
+            for layer in range(self.model.config.decoder_layers // 2, self.model.config.decoder_layers)
+            for head in range(self.model.config.decoder_attention_heads)
+        ]
+        end = [generation.no_timestamps_token_id]
+        result = []
+        for i, (text, count) in enumerate(zip(texts, frames)):
+            ids = torch.tensor([start + end + text + [self.model.config.eos_token_id]], device=self.device)
+            with self._one_at_a_time, torch.inference_mode(), _eager(self.model):
+                one = self.select(encoded, [i])
+                attention = self.model(
+                    encoder_outputs=one, decoder_input_ids=ids, output_attentions=True
+                ).cross_attentions
+            positions = max(1, count // 2)
+            weights = torch.stack([attention[layer][0, head, :, :positions] for layer, head in heads]).float()
+            weights = (weights - weights.mean(-2, keepdim=True)) / weights.std(-2, keepdim=True, unbiased=False)
+            matrix = _median_filter(weights, 7).mean(0)[len(start) : -1]
+            path = np.stack(_dynamic_time_warping(-matrix.double().cpu().numpy()), axis=1)
+            result.append(_starts(path, len(text)))
+        return result
+
+
+class _eager:
+    """Attention that can be looked at, for the time of a block."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __enter__(self):
+        self.before = self.model.config._attn_implementation
+        self.model.set_attn_implementation("eager")
+
+    def __exit__(self, *_):
+        self.model.set_attn_implementation(self.before)

@@ -1,0 +1,208 @@
+"""Loading and saving Whisper so that every engine can read it."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from .. import LabError
+from .languages import ENGLISH_END, name_languages, whisper_language
+
+SAMPLE = "sample"  # the embedded model's name on every command line
+LABELS = "<|language|><|transcribe|><|notimestamps|> text<|endoftext|>"  # what `label_ids` gives
+WAYS_OUT = "name a local folder, or use the embedded Whisper base with --model sample"
+
+
+def locate(name: str) -> str:
+    """What `from_pretrained` takes for `--model name`: the embedded model's folder, a folder as it is, or a Hub id.
+
+    A Hub id may name a revision, which is left off: NAME@REVISION. Raises LabError for a folder without a model, and
+    for a Hub id that the Hub, or its cache here, does not give.
+    """
+    if name == SAMPLE:
+        from . import embedded
+
+        return str(embedded.whisper_base(save))
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise LabError(f"{name} is a folder, but no model: it has no config.json (found: {_some_files(name)})")
+        return name
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    hub_id, revision = _on_the_hub(name)
+    try:  # asked for by itself, because from_pretrained words every failure the same, after half a minute of retries
+        get_hf_file_metadata(hf_hub_url(hub_id, "config.json", revision=revision))
+        return hub_id
+    except errors.GatedRepoError as error:
+        raise LabError(
+            f"{name} wants its terms accepted first, at https://huggingface.co/{hub_id}; {WAYS_OUT}"
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError, errors.HFValidationError) as error:
+        raise LabError(f"there is no folder {name!r}, and no such model on the Hugging Face Hub; {WAYS_OUT}") from error
+    except errors.RevisionNotFoundError as error:
+        raise LabError(f"{hub_id} has no revision {revision!r}; look at https://huggingface.co/{hub_id}") from error
+    except Exception as error:  # whatever the Hub's HTTP library raises without a network
+        if isinstance(cached := try_to_load_from_cache(hub_id, "config.json", revision=revision), str):
+            return str(Path(cached).parent)
+        raise LabError(
+            f"the Hugging Face Hub cannot be reached for {name!r}, and there is no such folder; {WAYS_OUT}"
+        ) from error
+
+
+def folder(name: str) -> tuple[Path, str | None]:
+    """The files of `--model name` on this machine, and the Hub's commit that they are (None for a folder)."""
+    if name == SAMPLE or Path(name).is_dir():
+        return Path(locate(name)), None
+    from huggingface_hub import snapshot_download
+
+    hub_id, revision = _on_the_hub(name)
+    found = Path(locate(name))
+    if not found.is_dir():
+        wanted = ["*.json", "*.safetensors", "pytorch_model*.bin", "model.bin", "*.txt", "README.md"]
+        try:
+            found = Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
+        except Exception as error:  # the Hub's HTTP library's, or the Hub's own
+            first = (str(error).strip() or repr(error)).splitlines()[0]
+            raise LabError(f"{name} could not be fetched from the Hugging Face Hub ({first}); {WAYS_OUT}") from error
+    return found, found.name if found.parent.name == "snapshots" else None
+
+
+def _on_the_hub(name: str) -> tuple[str, str]:
+    """The Hub id in NAME@REVISION, and the revision."""
+    hub_id, _, revision = name.partition("@")
+    return hub_id, revision or "main"
+
+
+def config(folder: Path) -> dict:
+    """config.json of a model's folder."""
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def load_processor(name: str):
+    """The WhisperProcessor of `--model name`, or NAME@REVISION of the Hub: tokenizer and feature extractor."""
+    from transformers import WhisperProcessor
+
+    return _pretrained(WhisperProcessor, name)
+
+
+def load_model(name: str):
+    """WhisperForConditionalGeneration of `--model name`, float32 whatever it was saved as, ready for short windows.
+
+    Its generation config names the languages, which many a tuned model has lost. Raises LabError for an English one.
+    """
+    import torch
+    from transformers import WhisperForConditionalGeneration
+
+    from . import windows
+
+    model = _pretrained(WhisperForConditionalGeneration, name, dtype=torch.float32)
+    generation = model.generation_config
+    if generation.eos_token_id == ENGLISH_END or getattr(generation, "is_multilingual", None) is False:
+        raise LabError(f"{name} is not multilingual, but for English only; take one without '.en'")
+    if not getattr(generation, "lang_to_id", None):
+        name_languages(generation, load_processor(name).tokenizer.get_vocab())
+    return windows.allow(model)
+
+
+def _pretrained(kind, name: str, **options):
+    no_bars()
+    source = locate(name)
+    try:
+        return kind.from_pretrained(source, revision=_on_the_hub(name)[1], **options)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        raise LabError(f"{name} could not be loaded as a Whisper model ({first}); {WAYS_OUT}") from error
+
+
+def no_bars() -> None:
+    """Loading and writing weights takes a second or two: no bar of transformers' for that."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+
+def save(model, processor, folder: str | Path) -> None:
+    """Write `model` and `processor` so that transformers 4 and 5, CTranslate2's converter and faster-whisper open them.
+
+    transformers 5 writes one `processor_config.json`; the converter and faster-whisper read
+    `preprocessor_config.json`, and older tools `vocab.json`, `merges.txt` and `added_tokens.json`.
+    """
+    no_bars()
+    folder = Path(folder)
+    model.save_pretrained(folder)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o644)  # it is written for its owner alone
+    save_processor(processor, folder)
+
+
+def save_processor(processor, folder: str | Path) -> None:
+    """The processor's files, in the new form and the old."""
+    folder = Path(folder)
+    processor.save_pretrained(folder)
+    processor.feature_extractor.save_pretrained(folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    vocabulary = {token: i for token, i in tokenizer["model"]["vocab"].items() if token not in added}
+    merges = [m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"]["merges"]]
+    _write_json(folder / "vocab.json", vocabulary)
+    _write_json(folder / "added_tokens.json", added)
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+
+
+def _write_json(path: Path, value) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+
+def _some_files(folder) -> str:
+    names = sorted(p.name for p in Path(folder).iterdir())
+    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "") if names else "nothing"
+
+
+def prompt_ids(tokenizer, language: str, task: str = "transcribe") -> list[int]:
+    """What the decoder is given before it writes: <|startoftranscript|><|sv|><|transcribe|><|notimestamps|>."""
+    tokens = ("<|startoftranscript|>", f"<|{whisper_language(language)}|>", f"<|{task}|>", "<|notimestamps|>")
+    ids = tokenizer.convert_tokens_to_ids(list(tokens))
+    if unknown := [t for t, i in zip(tokens, ids) if i is None or i == tokenizer.unk_token_id]:
+        raise LabError(f"the model's tokenizer has no {unknown[0]}: it was made for others; choose another --model")
+    if tokenizer.convert_tokens_to_ids("<|endoftext|>") == ENGLISH_END:  # its other tokens are those of all Whispers
+        raise LabError("the model is not multilingual, but for English only; choose a --model without '.en'")
+    return ids
+
+
+def label_ids(tokenizer, sentences: list[str], language: str) -> list[list[int]]:
+    """Token labels of each sentence: <|sv|><|transcribe|><|notimestamps|> text <|endoftext|>.
+
+    The text begins with a space, as Whisper writes it: without, tuning has to unlearn every sentence's first token.
+    <|startoftranscript|> is not among the labels: it is what the decoder is given first, not what it has to write. The
+    common recipes ask for `bos_token_id`, which is <|endoftext|> in Whisper, fail to strip it, and show it to the
+    decoder twice (huggingface/transformers#29973).
+    """
+    prompt = prompt_ids(tokenizer, language)[1:]
+    end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    texts = tokenizer([f" {s}" for s in sentences], add_special_tokens=False).input_ids if sentences else []
+    return [[*prompt, *text, end] for text in texts]
+
+
+def labelled(clips, tokenizer, language: str) -> list[dict]:
+    """Clips (corpus.Clip) as rows for the store, with their token labels."""
+    labels = label_ids(tokenizer, [clip.sentence for clip in clips], language)
+    return [asdict(clip) | {"labels": ids} for clip, ids in zip(clips, labels, strict=True)]
+
+
+def tokenizer_fingerprint(tokenizer) -> str:
+    """The same for tokenizers that give the same labels: of the vocabulary, as every Whisper size shares it."""
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
+
+
+def set_language(model, language: str, task: str = "transcribe") -> None:
+    """Put language and task where every engine looks for them: the generation config, not forced ids.
+
+    Raises LabError for a language that the model was not made for.
+    """
+    token, known = f"<|{whisper_language(language)}|>", model.generation_config.lang_to_id
+    if token not in known:
+        raise LabError(f"the model knows no {token}, but {', '.join(list(known)[:12])}; choose another --model")
+    model.generation_config.language = token
+    model.generation_config.task = task
+    model.generation_config.forced_decoder_ids = None
+    model.config.forced_decoder_ids = None
