@@ -11,7 +11,8 @@ COMMON_VOICE = SAMPLE | {"name": "Common Voice", "version": "17.0-2024-03-15"}
 OWN = SAMPLE | {"name": "möten", "version": ""}
 RECIPE = {
     "optimizer": "adamw", "learning_rate": 1e-5, "max_steps": 110, "batch_size": 8, "accumulation": 1,
-    "warmup_steps": 11, "weight_decay": 0.01, "window": "mixed", "eval_steps": 28, "blend": "auto", "seed": 1,
+    "warmup_steps": 11, "weight_decay": 0.01, "schedule": "linear", "window": "mixed", "eval_steps": 28,
+    "blend": "auto", "seed": 1,
 }  # fmt: skip
 RUN = {
     "best_step": 84, "share": 0.8, "resumed_at_step": 0, "train_seconds": 304.7, "clips_per_second": 2.888,

@@ -233,7 +233,7 @@ def _facts(planned: dict, manifest: dict, run: dict) -> dict[str, str]:
         "clips": "; ".join(splits) + f"; fingerprint `{plan['features'][:16]}`",
         "started from": f"{_start(plan['model'])}; licence: {licences.NAMES.get(ours, ours) or 'its own'}"
         + (f"; revision `{plan['revision']}`" if plan.get("revision") else ""),
-        "optimiser": f"{recipe['optimizer']}, learning rate {recipe['learning_rate']:g}, linear, "
+        "optimiser": f"{recipe['optimizer']}, learning rate {recipe['learning_rate']:g}, {recipe['schedule']}, "
         f"{recipe['warmup_steps']} steps of warm-up, weight decay {recipe['weight_decay']:g}",
         "steps": f"{recipe['max_steps']:,} of {recipe['batch_size'] * recipe['accumulation']} clips; "
         f"best on dev at step {run['best_step']}",

@@ -1,6 +1,7 @@
 """What is seen of a training while it runs, and Ctrl-C."""
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from .. import LabError, near
+
+PROJECT = "whisper-lab"  # on wandb and trackio
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -23,6 +26,24 @@ def check_trackers(names: Sequence[str]) -> None:
             _ = name == "none" or INTEGRATION_TO_CALLBACK[name]()
         except (RuntimeError, ImportError) as error:
             raise LabError(f"--report-to {name} wants its package: pip install {name}") from error
+        if name == "wandb":
+            _check_login()
+
+
+def _check_login() -> None:
+    """Raises LabError where wandb would, once the untuned model is scored, ask for a key or end in a traceback."""
+    import wandb
+
+    os.environ.setdefault("WANDB_PROJECT", PROJECT)  # wandb hears of no change after setup()
+    if wandb.setup().settings.mode in ("offline", "disabled"):
+        return
+    why = "no API key"
+    try:
+        if wandb.login(prompt=False):
+            return
+    except wandb.Error as error:
+        why = " ".join(str(error).split())
+    raise LabError(f"--report-to wandb wants a login ({why}): `wandb login`, or WANDB_MODE=offline before the command")
 
 
 class Progress(TrainerCallback):

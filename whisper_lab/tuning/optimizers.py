@@ -1,5 +1,9 @@
 """The optimisers by name: what transformers knows, and Muon, each with a learning rate for a model's size."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from .. import LabError, near
@@ -13,25 +17,45 @@ FACTORS = {
     "adagrad": 20.0,
     "lion_32bit": 0.2,  # its steps have the size of the rate: 3 to 10 times less than AdamW's (Chen et al. 2023)
     "lion_8bit": 0.2,
+    "paged_lion_32bit": 0.2,
+    "paged_lion_8bit": 0.2,
 }
 LORA_FACTOR = 10.0  # at any rank (Schulman et al., "LoRA without regret", 2025)
 SHORT_NAMES = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "lion": "lion_32bit"}
 MUON = "muon"
+# They step inside the backward pass: accumulation, clipping and (but for LOMO) the schedule do not reach them, and
+# their state is in no checkpoint. GrokAdamW 0.1.2 keys its own by objects that are others after --resume.
+UNFIT = (
+    "lomo",
+    "adalomo",
+    "grokadamw",
+    *(f"{name}_layerwise" for name in ("galore_adamw", "galore_adamw_8bit", "galore_adafactor", "apollo_adamw")),
+)
 
 
 def full_name(name: str) -> str:
-    """transformers' name for `--optimizer name`, or "muon". Raises LabError with the nearest names."""
+    """transformers' name for `--optimizer name`, or "muon". Raises LabError with the nearest names, and for UNFIT."""
     from transformers.training_args import OptimizerNames
 
     known = {str(member.value) for member in OptimizerNames} | {MUON}
     full = SHORT_NAMES.get(name, name)
     if full not in known:
         raise LabError(f"there is no optimiser {name!r}" + near(name, known | set(SHORT_NAMES)))
+    if full in UNFIT:
+        raise LabError(
+            f"--optimizer {name} would not give the same losses after --resume or on less memory; take adafactor, "
+            "galore_adamw or --lora 32 to save memory"
+        )
     return full
 
 
 def default_rate(optimizer: str, width: int, lora: int = 0) -> float:
-    """The learning rate for an optimiser, a model's width (its config's d_model) and LoRA's rank, if any."""
+    """The learning rate for an optimiser, a model's width (its config's d_model) and LoRA's rank, if any.
+
+    Raises LabError for plain gradient descent, whose steps are as long as the gradient: no rate fits all models.
+    """
+    if optimizer in ("sgd", "schedule_free_sgd"):
+        raise LabError(f"--optimizer {optimizer} has no usual rate; give one with --learning-rate, 0.1 to begin with")
     nearest = min(ADAMW_RATES, key=lambda known: abs(known - width))
     factor = FACTORS.get(SHORT_NAMES.get(optimizer, optimizer), 1.0)
     return ADAMW_RATES[nearest] * factor * (LORA_FACTOR if lora else 1.0)
@@ -41,11 +65,34 @@ def check(name: str, arguments, model) -> None:
     """Raises LabError where what transformers needs for this optimiser is missing."""
     from transformers import Trainer
 
+    if (name.startswith("paged_") or name == "galore_adamw_8bit") and not torch.cuda.is_available():
+        raise LabError(f"--optimizer {name} wants a GPU; take adamw_8bit, or galore_adamw")
     try:
         Trainer.get_optimizer_cls_and_kwargs(arguments, model)
     except (ImportError, ValueError) as error:  # GaLore and others: ValueError
         why = " ".join(str(error).split())
         raise LabError(f"--optimizer {name} wants more than is here: {why}; install that, or take another") from error
+
+
+@contextmanager
+def restored(optimizer) -> Iterator[None]:
+    """While an optimiser's state is loaded. GaLore and APOLLO keep objects in it, `…Projector`: torch.load has to be
+    told of their classes, and their matrices put beside the weights, as torch moves only what is a tensor itself."""
+    made = vars(sys.modules[type(getattr(optimizer, "optimizer", optimizer)).__module__])
+    known = [one for name, one in made.items() if name.endswith("Projector") and isinstance(one, type)]
+    with torch.serialization.safe_globals(known):
+        yield
+    for weight, state in optimizer.state.items():
+        for one in state.values():
+            if isinstance(one, tuple(known)) and torch.is_tensor(one.ortho_matrix):
+                one.ortho_matrix = one.ortho_matrix.to(weight.device)
+
+
+def bytes_of(value) -> int:
+    """Of a tensor in an optimiser's state, and of those inside a quantised one, which has its full size outside."""
+    if hasattr(value, "__tensor_flatten__"):
+        return sum(bytes_of(getattr(value, name)) for name in value.__tensor_flatten__()[0])
+    return value.numel() * value.element_size() if torch.is_tensor(value) else 0
 
 
 class Muon(torch.optim.Muon):

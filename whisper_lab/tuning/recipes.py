@@ -71,6 +71,7 @@ class Recipe:
     eval_steps: int
     blend: str | float
     seed: int
+    schedule: str = "linear"  # of the learning rate after the warm-up: linear, down to 0, or constant
     stream: bool = False
     patience: int | None = None  # evaluations without a better dev WER after which training stops
     label_smoothing: float = 0.0
@@ -126,6 +127,8 @@ def resolve(options: Options, model, clips: int, processes: int) -> Recipe:
         "batch_size": batch_size,
         "warmup_steps": min(500, math.ceil(steps / 10)),
         "weight_decay": 0.01,
+        # Schedule-free ones warm up by themselves, and average the weights where others let the rate fall.
+        "schedule": "constant" if options.optimizer.startswith("schedule_free") else "linear",
         "eval_steps": min(1_000, math.ceil(steps / 4)),
         "lora": lora,
         "activation_checkpointing": chosen("activation_checkpointing", False),

@@ -18,7 +18,7 @@ from ..stores.streaming import Ahead
 from ..whisper import checkpoint, packing
 from ..whisper.batches import Collator, Named, Parts, WindowBatches, Windowed
 from . import adapters, optimizers, processes, resuming
-from .monitoring import Meter, Progress, StopAfterStep
+from .monitoring import PROJECT, Meter, Progress, StopAfterStep
 from .recipes import Recipe
 
 UNCHECKED = 50  # losses on a GPU that are looked at together, since a look waits for all that it was given to do
@@ -175,8 +175,11 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
     def optimizer_state_bytes(self) -> int:
         """Of this process."""
         state = self.optimizer.state.values() if self.optimizer else ()
-        kept = [value for one in state for value in one.values() if torch.is_tensor(value)]
-        return sum(value.numel() * value.element_size() for value in kept)
+        return sum(optimizers.bytes_of(value) for one in state for value in one.values())
+
+    def _load_optimizer_and_scheduler(self, checkpoint) -> None:
+        with optimizers.restored(self.optimizer):
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def _save(self, output_dir=None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
@@ -237,7 +240,8 @@ def arguments(
         learning_rate=recipe.learning_rate,
         warmup_steps=recipe.warmup_steps,
         weight_decay=recipe.weight_decay,
-        lr_scheduler_type="linear",
+        lr_scheduler_type=recipe.schedule,
+        optim_target_modules="all-linear",  # what GaLore and APOLLO project; others do not look at it
         optim=name if name != optimizers.MUON else "adamw_torch",  # the Trainer knows no Muon: create_optimizer does
         bf16=bf16,
         fp16=gpu and not bf16,
@@ -251,6 +255,8 @@ def arguments(
         logging_steps=max(1, recipe.eval_steps // 10),
         logging_nan_inf_filter=False,  # it would hide them
         report_to=list(report_to),
+        run_name=str(folder),  # the same again after --resume, which trackio goes on with
+        project=PROJECT,  # trackio's
         remove_unused_columns=False,
         label_names=["labels"],
         average_tokens_across_devices=True,
