@@ -63,6 +63,7 @@ def test_two_processes_have_the_losses_of_one_with_twice_the_batch(features, tin
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["run"]["processes"] == 2
     assert done.stdout.count("Next, another optimiser") == 1  # one speaks for both
+    assert "missing keys" not in done.stderr
     untuned = json.loads((folder / "untuned.json").read_text())
     assert untuned["dev"]["ids"] == store.FeatureSet(features).split("dev").column("id")
 

@@ -265,5 +265,6 @@ def arguments(
         restore_callback_states_from_checkpoint=True,  # how long dev has not improved
         seed=recipe.seed,
         disable_tqdm=False,
+        log_level_replica="passive",  # the other processes keep as quiet as the first
         **adapters.activation_checkpointing(recipe),
     )
