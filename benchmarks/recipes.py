@@ -10,7 +10,6 @@ minutes on two cores; those that are there are not repeated, so the command can 
 import argparse
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -18,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from whisper_lab import command  # noqa: E402
 from whisper_lab.scores import scoring  # noqa: E402
 from whisper_lab.stores import store  # noqa: E402
-from whisper_lab.tuning import recipes, runs  # noqa: E402
+from whisper_lab.tuning import recipes, runs, study_results  # noqa: E402
 
 CHANGES = {
     "plain": {},
@@ -29,23 +28,11 @@ CHANGES = {
 }
 
 
-def finished(options: recipes.Options, features: store.FeatureSet) -> runs.Run:
-    """The run of `options`, trained now if it was not."""
-    folder = Path(options.output)
-    run = runs.Run(replace(options, resume=(folder / "plan.json").is_file()), features)
+def train(options: recipes.Options, features: store.FeatureSet) -> None:
+    run = runs.beside(options, features)
     if not run.finished:
-        scored = next(folder.parent.glob("*/untuned.json"), None)  # the same model on the same clips
-        if scored and not (folder / "untuned.json").is_file():
-            shutil.copy(scored, folder)
         run.complete()
-        shutil.rmtree(folder / "checkpoints")
-    return run
-
-
-def heard(run: runs.Run, split: str) -> tuple[list[str], list[str]]:
-    """What was said, and what the model of `run` wrote."""
-    rows = [row for row in run.predictions if row["split"] == split]
-    return [row["sentence"] for row in rows], [row["tuned"] for row in rows]
+        shutil.rmtree(run.folder / "checkpoints")
 
 
 def main() -> None:
@@ -60,11 +47,11 @@ def main() -> None:
     features, texts = store.FeatureSet(args.features), {}
     for seed in args.seeds:
         for name in ("plain", *args.only):
-            output = str(args.output / f"{name}-seed{seed}")
+            folder = args.output / f"{name}-seed{seed}"
             print(f"{name}, seed {seed}", flush=True)
-            run = finished(recipes.Options(args.features, output=output, seed=seed, **CHANGES[name]), features)
+            train(recipes.Options(args.features, output=str(folder), seed=seed, **CHANGES[name]), features)
             for split in ("test", "aside"):
-                said, written = heard(run, split)
+                said, written = study_results.heard(folder, split)
                 texts.setdefault((name, split), []).append(written)
                 texts["said", split] = said
     print(f"\n{len(args.seeds)} seeds\n{'':16} {'test':>6} {'minus plain':26} {'aside':>6} minus plain")

@@ -221,3 +221,18 @@ class Run:
         where = {"output": f"{self.folder}-{other}", "registry": None, "push_to_hub": None}
         changed = replace(self.options, optimizer=other, learning_rate=None, resume=False, **where)
         return f"Next, another optimiser: {changed.command_line()}"
+
+
+def beside(options: Options, features: FeatureSet) -> Run:
+    """The run of `options`, which name its folder, begun or gone on with. The untuned scores are those of any run in
+    the folders beside it, which have the same start and the same clips to score."""
+    gc.collect()  # a Trainer is full of cycles, so the model of an earlier run would stay beside this one's
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    folder = Path(options.output)
+    run = Run(replace(options, resume=(folder / "plan.json").is_file()), features)
+    scored = next(folder.parent.glob("*/untuned.json"), None)
+    if processes.first() and scored and not (folder / "untuned.json").is_file():
+        files.write_text(folder / "untuned.json", scored.read_text(encoding="utf-8"))
+    processes.together()
+    return run

@@ -3,7 +3,6 @@
 All start from the same weights and have the same budget; those of one seed read the same clips in the same order.
 """
 
-import gc
 import itertools
 import re
 import shutil
@@ -122,21 +121,13 @@ class Study:
                 if processes.first():
                     print(f"Run {number} of {len(self.runs)}: {name}", flush=True)
                 self._train(options)
-                gc.collect()  # a Trainer is full of cycles, so its model would stay beside the next
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
             if processes.first():
                 shutil.rmtree(self.folder / name / "checkpoints", ignore_errors=True)
 
     def _train(self, options: Options) -> None:
         folder = Path(options.output)
-        run = runs.Run(replace(options, resume=(folder / "plan.json").is_file()), self.features)
-        scored = next(self.folder.glob("*/untuned.json"), None)  # the same model on the same clips
-        if processes.first() and scored and not (folder / "untuned.json").is_file():
-            files.write_text(folder / "untuned.json", scored.read_text(encoding="utf-8"))
-        processes.together()
         try:
-            run.complete()
+            runs.beside(options, self.features).complete()
         except training.Diverged as error:
             files.write_json(folder / DIVERGED, {"step": error.step, "clips": error.clips})
             print(f"Set aside: {folder.name} diverged at step {error.step:,}; delete {folder} to try it again")

@@ -147,11 +147,11 @@ def _optimizer(rows: list[dict]) -> dict:
 
 def _comparisons(folder: Path, chosen: dict[str, list[dict]]) -> list[dict]:
     """For each pair of optimisers on test: the first minus the second, paired over clips and seeds."""
-    heard = {name: [_heard(folder / row["name"]) for row in rows] for name, rows in chosen.items()}
+    written = {name: [heard(folder / row["name"], "test") for row in rows] for name, rows in chosen.items()}
     found = []
-    for a, b in combinations(heard, 2):
-        references = heard[a][0][0]
-        ours, theirs = ([texts for _, texts in heard[name]] for name in (a, b))
+    for a, b in combinations(written, 2):
+        references = written[a][0][0]
+        ours, theirs = ([texts for _, texts in written[name]] for name in (a, b))
         one = scoring.compare(references, ours, theirs)
         found.append({"first": a, "second": b, "difference": one.value, "low": one.low, "high": one.high, "p": one.p})
     for one, adjusted in zip(found, scoring.holm([one["p"] for one in found])):
@@ -160,7 +160,7 @@ def _comparisons(folder: Path, chosen: dict[str, list[dict]]) -> list[dict]:
     return found
 
 
-def _heard(folder: Path) -> tuple[list[str], list[str]]:
-    """Sentences of test, and what the tuned model wrote for them."""
-    rows = files.read_tsv(folder / "predictions.tsv")
-    return tuple([row[column] for row in rows if row["split"] == "test"] for column in ("sentence", "tuned"))
+def heard(folder: Path, split: str) -> tuple[list[str], list[str]]:
+    """Sentences of a split, and what the tuned model of the run in `folder` wrote for them."""
+    rows = [row for row in files.read_tsv(folder / "predictions.tsv") if row["split"] == split]
+    return [row["sentence"] for row in rows], [row["tuned"] for row in rows]
