@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -38,6 +39,12 @@ def test_labels_are_prompt_text_end_without_the_start(processor):
     assert tokens[:3] == ["<|sv|>", "<|transcribe|>", "<|notimestamps|>"] and tokens[-1] == "<|endoftext|>"
     assert "<|startoftranscript|>" not in tokens
     assert processor.tokenizer.decode(ids, skip_special_tokens=True) == " Åsa åt sex kex på ön."
+
+
+def test_every_tokenizer_pads(processor, tmp_path):
+    assert processor.tokenizer.pad_token == "<|endoftext|>"
+    checkpoint.save_processor(processor, tmp_path)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["pad_token"] == "<|endoftext|>"
 
 
 def test_the_embedded_model_is_in_every_form(processor):

@@ -82,7 +82,10 @@ def load_processor(name: str):
     """The WhisperProcessor of `--model name`, or NAME@REVISION of the Hub: tokenizer and feature extractor."""
     from transformers import WhisperProcessor
 
-    return _pretrained(WhisperProcessor, name)
+    processor = _pretrained(WhisperProcessor, name)
+    # OpenAI's have it. Without, the Trainer of transformers 5.17 takes it out of the model's config, too.
+    processor.tokenizer.pad_token = processor.tokenizer.pad_token or processor.tokenizer.eos_token
+    return processor
 
 
 def load_model(name: str):
