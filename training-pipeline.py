@@ -87,7 +87,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add = parser.add_argument_group("what is trained, and with how much memory").add_argument
     add("--preset", choices=(*recipes.PRESETS,),
         help="batch size, LoRA and activations for a machine, by the model's size")
-    add("--lora", type=int, metavar="RANK", help="train narrow matrices beside the model's own, merged at the end")
+    add("--lora", type=command.whole, metavar="RANK",
+        help="train narrow matrices beside the model's own, merged at the end")
     add("--lora-targets", nargs="+", default=(), metavar="NAME", help="those of q_proj k_proj v_proj out_proj fc1 fc2")
     add("--freeze", nargs="+", default=(), metavar="PART", help="encoder, embeddings, encoder.0-3, decoder.2, …")
     add("--activation-checkpointing", action="store_true", default=None, help="a third slower, a third of the memory")

@@ -108,6 +108,13 @@ def test_scoring_that_memory_does_not_hold_is_done_with_fewer_clips(features, ti
         run.trainer.transcribe("dev", [3000], "Dev")
 
 
+@pytest.mark.parametrize("mistake", [{"freeze": ("encodr",)}, {"perturb": ("noise",), "audio": "/nowhere"}])
+def test_what_is_refused_leaves_no_folder(features, tiny, tmp_path, mistake):
+    with pytest.raises(LabError, match="no such part|is not a folder"):
+        make_run(features, tiny, tmp_path / "run", **mistake)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_loss_that_is_no_number_stops_with_the_clips(features, tiny, tmp_path):
     run = make_run(features, tiny, tmp_path / "nan")
     train, taken = run.splits["train"], []

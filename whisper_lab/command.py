@@ -62,6 +62,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    """A command line's whole number from 0 up."""
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return int(text)
+
+
 def share(text: str) -> float:
     """A command line's number from 0 to 1."""
     if not 0 <= float(text) <= 1:

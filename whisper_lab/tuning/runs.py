@@ -56,36 +56,41 @@ class Run:
             "recipe": asdict(self.recipe),
         }
         optimizers.check(options.optimizer, training.arguments(self.recipe, self.folder), self.model)
+        self.augmentation = augmentation.build(
+            features,
+            self.processor.tokenizer,
+            self.recipe.masks,
+            self.recipe.perturb,
+            self.recipe.bpe_dropout,
+            options.audio,
+        )
+        self._prepare()
         if processes.first():
-            self._claim()
+            self._claim()  # after all that may be refused
         processes.together()
         self._begin()
 
+    def _prepare(self) -> None:
+        """The model as its training starts."""
+        checkpoint.set_language(self.model, self.language)
+        lengths = windows.trained_lengths(self.splits["train"].column("frames"), self.recipe.window)
+        self.model.config.trained_windows = lengths  # who serves the model reads it there
+        self.start = blending.weights(self.model)
+        adapters.prepare(self.model, self.recipe)
+        self.trained_weights, self.all_weights = adapters.count(self.model)
+
     def _begin(self, pieces: int = 1) -> None:
-        """A trainer of the model as it starts, which takes batches through in `pieces`."""
-        model, recipe = self.model, self.recipe
-        checkpoint.set_language(model, self.language)
-        lengths = windows.trained_lengths(self.splits["train"].column("frames"), recipe.window)
-        model.config.trained_windows = lengths  # who serves the model reads it there
-        self.start = blending.weights(model)
-        adapters.prepare(model, recipe)
-        self.trained_weights, self.all_weights = adapters.count(model)
+        """A trainer that takes batches through the model in `pieces`."""
         self.trainer = training.Trainer(
-            model,
-            recipe,
+            self.model,
+            self.recipe,
             self.folder,
             self.splits,
             self.processor,
             self.prompt,
             pieces,
             self.options.report_to,
-            augment=self._augmentation(),
-        )
-
-    def _augmentation(self) -> augmentation.Augmentation | None:
-        recipe, tokenizer = self.recipe, self.processor.tokenizer
-        return augmentation.build(
-            self.features, tokenizer, recipe.masks, recipe.perturb, recipe.bpe_dropout, self.options.audio
+            self.augmentation,
         )
 
     def _check_features(self) -> None:
@@ -185,6 +190,7 @@ class Run:
             flush=True,
         )
         self.model = checkpoint.load_model(self.options.model)
+        self._prepare()
         self._begin(pieces)
         return False
 
