@@ -13,7 +13,7 @@ demo: $(READY)   ## from recorded speech to a better Swedish model, on the bundl
 
 test: $(READY)   ## everything that can fail, without the internet once set up (a few minutes)
 	@$(VENV)/bin/python tests/system_packages.py
-	@$(RUN) -c "from whisper_lab import checkpoint; checkpoint.locate('sample')"
+	@$(RUN) -c "from whisper_lab.whisper import checkpoint; checkpoint.locate('sample')"
 	@$(RUN) tests/old_transformers.py
 	$(RUN) -m pytest -q -rs --durations=5 -n auto --dist loadfile tests
 
