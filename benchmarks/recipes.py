@@ -54,14 +54,14 @@ def main() -> None:
                 said, written = study_results.heard(folder, split)
                 texts.setdefault((name, split), []).append(written)
                 texts["said", split] = said
-    print(f"\n{len(args.seeds)} seeds\n{'':16} {'test':>6} {'minus plain':26} {'aside':>6} minus plain")
+    print(f"\nseeds {', '.join(map(str, args.seeds))}\n{'':16} {'test':>6} {'minus plain':26} {'aside':>6} minus plain")
     for name in ("plain", *args.only):
         cells = []
         for split in ("test", "aside"):
             said, written = texts["said", split], texts[name, split]
             rate = sum(scoring.scores(said, one)["wer_normalised"].value for one in written) / len(written)
-            less = scoring.compare(said, written, texts["plain", split]) if name != "plain" else ""
-            cells.append(f"{rate:6.1f} {less!s:26}")
+            less = scoring.compare(said, written, texts["plain", split])
+            cells.append(f"{rate:6.1f} " + f"{less.value:+.1f} ({less.low:+.1f} to {less.high:+.1f})".ljust(26))
         print(f"{name:16}", *cells)
 
 
