@@ -61,7 +61,7 @@ def main() -> None:
             said, written = texts["said", split], texts[name, split]
             rate = sum(scoring.scores(said, one)["wer_normalised"].value for one in written) / len(written)
             less = scoring.compare(said, written, texts["plain", split])
-            cells.append(f"{rate:6.1f} " + f"{less.value:+.1f} ({less.low:+.1f} to {less.high:+.1f})".ljust(26))
+            cells.append(f"{rate:6.1f} {less!s:26}")
         print(f"{name:16}", *cells)
 
 

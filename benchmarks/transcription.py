@@ -153,11 +153,9 @@ def rate(table: np.ndarray) -> str:
 
 
 def paired(ours: np.ndarray, theirs: np.ndarray) -> str:
-    from whisper_lab.scores.scoring import bootstrap
+    from whisper_lab.scores import scoring
 
-    low, high = np.percentile(bootstrap(ours) - bootstrap(theirs), (2.5, 97.5))
-    value = 100 * (ours[:, 0].sum() / ours[:, 1].sum() - theirs[:, 0].sum() / theirs[:, 1].sum())
-    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+    return str(scoring.paired(ours[None], theirs[None]))
 
 
 def main() -> None:

@@ -19,12 +19,12 @@ def imports(script: Path) -> tuple[set[Path], set[str]]:
     start = PACKAGE / "__init__.py"
     modules, packages, queue = {start}, set(), [script, start]
     while queue:
-        names, file = [], queue.pop()
-        for node in ast.walk(ast.parse(file.read_bytes())):
+        names, importer = [], queue.pop()
+        for node in ast.walk(ast.parse(importer.read_bytes())):
             if isinstance(node, ast.Import):
                 names += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
-                parts = file.relative_to(ROOT).parts[: -node.level] if node.level else ()
+                parts = importer.relative_to(ROOT).parts[: -node.level] if node.level else ()
                 names += [".".join([*parts, *filter(None, [node.module]), alias.name]) for alias in node.names]
         for top, *rest in (name.split(".") for name in names):
             if top != "whisper_lab":

@@ -109,8 +109,9 @@ def _only_whisper(name: str, config: dict) -> None:
 
 
 def _licence(card) -> str | None:
-    licence = getattr(card, "license", None)
-    return licence if isinstance(licence, str) else None
+    from .corpora.hub import stated_licence  # not for a page's start
+
+    return stated_licence(card.to_dict()) if card else None
 
 
 def build(source: Source, page: str = "app.py", title: str | None = None, output: Path = Path("space")) -> list[str]:

@@ -126,7 +126,7 @@ def _local(folder: Path) -> Origin:
     _, splits = _data_files(str(folder), None, options)
     state = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
     name = folder.resolve().name
-    return Origin(name, "", _cache(f"{name}-{files.digest(state)[:12]}"), splits, _licence(card))
+    return Origin(name, "", _cache(f"{name}-{files.digest(state)[:12]}"), splits, stated_licence(card))
 
 
 def _cache(name: str) -> Path:
@@ -143,11 +143,11 @@ def _commit(name: str, revision: str | None) -> tuple[str, list[str], list[dict]
     card = info.card_data.to_dict() if info.card_data else {}
     if revision == CONVERTED and (main := HfApi().dataset_info(name)).card_data:  # the copy has no card of its own
         card = {"license": main.card_data.license}
-    return info.sha, [file.rfilename for file in info.siblings], card.get("configs") or [], _licence(card)
+    return info.sha, [file.rfilename for file in info.siblings], card.get("configs") or [], stated_licence(card)
 
 
-def _licence(card: dict) -> str | None:
-    """The one that a card states; of several, each may hold for a part."""
+def stated_licence(card: dict) -> str | None:
+    """The one that the head of a dataset's or model's card states; of several, each may hold for a part."""
     stated = card.get("license")
     stated = [stated] if isinstance(stated, str) else stated or []
     return stated[0] if len(stated) == 1 else None

@@ -35,6 +35,9 @@ class Difference(Score):
 
     p: float
 
+    def __str__(self) -> str:
+        return f"{self.value:+.1f} ({self.low:+.1f} to {self.high:+.1f})"
+
 
 @cache
 def metric(unit: str):

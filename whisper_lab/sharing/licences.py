@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from .. import files
+from ..corpora.hub import stated_licence
 from ..whisper import checkpoint
 
 NAMES = {  # as the Hub writes them, huggingface.co/docs/hub/repositories-licenses
@@ -57,7 +58,7 @@ def of_model(name: str) -> tuple[str | None, str | None]:
         if not text.startswith("---"):
             return None, None
         data = ModelCard(text, ignore_metadata_errors=True).data
-        return data.license, data.base_model if isinstance(data.base_model, str) else None
+        return stated_licence(data.to_dict()), data.base_model if isinstance(data.base_model, str) else None
     name = name.partition("@")[0]
     return next((licence for start, licence in MODELS.items() if name.startswith(start)), None), name
 

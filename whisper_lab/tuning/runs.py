@@ -233,8 +233,7 @@ def beside(options: Options, features: FeatureSet) -> Run:
     """The run of `options`, which name its folder, begun or gone on with. The untuned scores are those of any run in
     the folders beside it, which have the same start and the same clips to score."""
     gc.collect()  # a Trainer is full of cycles, so the model of an earlier run would stay beside this one's
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
     folder = Path(options.output)
     run = Run(replace(options, resume=(folder / "plan.json").is_file()), features)
     scored = next(folder.parent.glob("*/untuned.json"), None)
