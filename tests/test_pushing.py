@@ -240,6 +240,8 @@ def test_a_model_tuned_on_from_a_private_one_is_as_private(tmp_path):
     assert "theirs" in licences.why_private(finished.plan(finished.COMMON_VOICE, str(tmp_path / "theirs")))
     (tmp_path / "theirs" / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
     assert licences.why_private(finished.plan(finished.COMMON_VOICE, str(tmp_path / "theirs"))) is None
+    (tmp_path / "theirs" / "README.md").write_text("---\nlicense:\n- mit\n---\n", encoding="utf-8")
+    assert licences.why_private(finished.plan(finished.COMMON_VOICE, str(tmp_path / "theirs"))) is None
 
 
 def test_private_unless_it_may_be_shown_and_never_public_by_accident(hub, tmp_path, capsys):
