@@ -35,6 +35,20 @@ def replacing(path: Path):
         Path(beside).unlink(missing_ok=True)
 
 
+@contextmanager
+def making(folder: Path):
+    """A path to write a folder at; it becomes `folder` if the block ends well. If another process was first, its own."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as scratch:
+        new = Path(scratch) / "new"
+        yield new
+        try:
+            os.rename(new, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")

@@ -88,24 +88,27 @@ def find(name: str, revision: str | None = None) -> Source:
             f"there is no folder {name!r}, and the Hugging Face Hub cannot be reached for a model's commit; "
             "give it, all 40 characters, with --revision, or go online"
         ) from error
-    _only_whisper(name, info.config or {})
+    if (kind := (info.config or {}).get("model_type", "whisper")) != "whisper":
+        raise LabError(f"{name} is a model of type {kind}; the pages serve Whisper only")
+    there = {file.rfilename for file in info.siblings or ()}
+    if "adapter_config.json" in there and "config.json" not in there:
+        raise LabError(
+            f"{name} is an adapter, and a space serves whole models; run `hf download {name} --local-dir FOLDER`, then "
+            "name that folder: it is merged into its base model"
+        )
     return Source(name, info.sha, None, _licence(info.card_data), bool(info.private or info.gated))
 
 
 def _local(folder: Path) -> Source:
-    _only_whisper(str(folder), checkpoint.config(folder))
+    checkpoint.load_processor(str(folder))  # what is not whole is refused here, not where visitors wait
+    checkpoint.load_model(str(folder))
     if not any(folder.glob("*.safetensors")):
-        raise LabError(f"{folder} has no weights: *.safetensors is what goes along")
+        raise LabError(f"{folder} has no *.safetensors, which is what goes along; save the model anew")
     from huggingface_hub import ModelCard
 
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     return Source(BUNDLED, folder=folder, licence=_licence(ModelCard(text, ignore_metadata_errors=True).data))
-
-
-def _only_whisper(name: str, config: dict) -> None:
-    if (kind := config.get("model_type", "whisper")) != "whisper":
-        raise LabError(f"{name} is a model of type {kind}; the pages serve Whisper only")
 
 
 def _licence(card) -> str | None:

@@ -48,9 +48,10 @@ class Transcriber:
         self.folder, self.revision = checkpoint.folder(model)
         self.config = checkpoint.config(self.folder)
         self.lengths = self.config.get("trained_windows") or [FRAMES]
-        self.backend = backends.load(engine, self.folder, device, threads)
         self.tokenizer = checkpoint.load_processor(str(self.folder)).tokenizer
-        self.front_end = FrontEnd(self.config["num_mel_bins"]).prepared()
+        self.backend = backends.load(engine, self.folder, device, threads)
+        mels = self.config.get("num_mel_bins") or self.backend.model.n_mels  # CTranslate2's config.json lacks them
+        self.front_end = FrontEnd(mels).prepared()
 
     @cached_property
     def longest(self) -> float:

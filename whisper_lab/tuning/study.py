@@ -9,8 +9,6 @@ import shutil
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-import torch
-
 from .. import LabError, files
 from ..stores import streaming
 from ..whisper import checkpoint
@@ -58,11 +56,8 @@ class Study:
 
     def _resolve(self) -> tuple[dict[str, Options], dict]:
         """Each run's options by its name, and the study's plan."""
-        from transformers import WhisperConfig, WhisperForConditionalGeneration
-
-        model, revision = checkpoint.folder(self.options[0].model)
-        with torch.device("meta"):  # its sizes, which recipes depend on, without its weights
-            sizes = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(model))
+        _, revision = checkpoint.folder(self.options[0].model)
+        sizes = checkpoint.load_model(self.options[0].model)  # recipes depend on them; what is not whole is refused now
         clips = self.features.manifest["splits"]["train"]["rows"]
         found, rates = {}, {one.optimizer: [] for one in self.options}
         for one in self.options:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .. import LabError
+from . import damage, vocabulary, weights
 from .languages import ENGLISH_END, name_languages, whisper_language
 
 SAMPLE = "sample"  # the embedded model's name on every command line
@@ -16,37 +17,60 @@ WAYS_OUT = "name a local folder, or use the embedded Whisper base with --model s
 def locate(name: str) -> str:
     """What `from_pretrained` takes for `--model name`: the embedded model's folder, a folder as it is, or a Hub id.
 
-    A Hub id may name a revision, which is left off: NAME@REVISION. Raises LabError for a folder without a model, and
-    for a Hub id that the Hub, or its cache here, does not give.
+    Of an adapter it is a folder in the cache, with its base model and the adapter merged. A Hub id may name a revision,
+    which is left off: NAME@REVISION. Raises LabError for a folder without a model, and for a Hub id that the Hub, or
+    its cache here, does not give.
     """
     if name == SAMPLE:
         from . import embedded
 
         return str(embedded.whisper_base(save))
-    if Path(name).is_dir():
-        if not (Path(name) / "config.json").is_file():
-            raise LabError(f"{name} is a folder, but no model: it has no config.json (found: {_some_files(name)})")
+    place = Path(name)
+    if place.is_dir():
+        if adapted := _adapted(place, name):
+            return adapted
+        if not (place / "config.json").is_file():
+            raise LabError(f"{name} is a folder, but no model: it has no config.json (found: {damage.some_files(place)})")
         return name
-    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    if place.is_file():
+        raise LabError(f"{name} is a file; {WAYS_OUT}")
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, snapshot_download, try_to_load_from_cache
 
     hub_id, revision = _on_the_hub(name)
     try:  # asked for by itself, because from_pretrained words every failure the same, after half a minute of retries
-        get_hf_file_metadata(hf_hub_url(hub_id, "config.json", revision=revision))
+        try:
+            get_hf_file_metadata(hf_hub_url(hub_id, "config.json", revision=revision))
+        except errors.RemoteEntryNotFoundError:
+            wanted = ["adapter_config.json", "adapter_model.*", "README.md"]
+            if adapted := _adapted(Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted)), name):
+                return adapted
+            raise
         return hub_id
+    except LabError:
+        raise
     except errors.GatedRepoError as error:
         raise LabError(
             f"{name} wants its terms accepted first, at https://huggingface.co/{hub_id}; {WAYS_OUT}"
         ) from error
-    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError, errors.HFValidationError) as error:
+    except (errors.RepositoryNotFoundError, errors.RemoteEntryNotFoundError, errors.HFValidationError) as error:
         raise LabError(f"there is no folder {name!r}, and no such model on the Hugging Face Hub; {WAYS_OUT}") from error
     except errors.RevisionNotFoundError as error:
         raise LabError(f"{hub_id} has no revision {revision!r}; look at https://huggingface.co/{hub_id}") from error
     except Exception as error:  # whatever the Hub's HTTP library raises without a network
         if isinstance(cached := try_to_load_from_cache(hub_id, "config.json", revision=revision), str):
             return str(Path(cached).parent)
+        if isinstance(cached := try_to_load_from_cache(hub_id, "adapter_config.json", revision=revision), str):
+            return _adapted(Path(cached).parent, name)
         raise LabError(
             f"the Hugging Face Hub cannot be reached for {name!r}, and there is no such folder; {WAYS_OUT}"
         ) from error
+
+
+def _adapted(folder: Path, name: str) -> str | None:
+    """The folder of the whole model that the adapter in `folder` makes; None where there is no adapter."""
+    from . import merged
+
+    return str(merged.whole(folder, name)) if merged.is_adapter(folder) else None
 
 
 def folder(name: str) -> tuple[Path, str | None]:
@@ -74,15 +98,38 @@ def _on_the_hub(name: str) -> tuple[str, str]:
 
 
 def config(folder: Path) -> dict:
-    """config.json of a model's folder."""
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    """config.json of a model's folder. Raises LabError where it is damaged, or of another kind of model."""
+    return _whisper(str(folder), damage.parsed(folder / "config.json"))
+
+
+def _whisper(name: str, config: dict) -> dict:
+    if (kind := config.get("model_type", "whisper")) != "whisper":  # CTranslate2's config.json has none
+        raise LabError(f"{name} is a model of type {kind}, no Whisper; {WAYS_OUT}")
+    return config
 
 
 def load_processor(name: str):
-    """The WhisperProcessor of `--model name`, or NAME@REVISION of the Hub: tokenizer and feature extractor."""
-    from transformers import WhisperProcessor
+    """The WhisperProcessor of `--model name`, or NAME@REVISION of the Hub: tokenizer and feature extractor.
 
-    processor = _pretrained(WhisperProcessor, name)
+    Raises LabError where they are not whole, or not this model's.
+    """
+    from transformers import WhisperProcessor
+    from transformers.utils import cached_file
+
+    source = locate(name)
+    quietly = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
+    config_, generation = (
+        damage.parsed(Path(path)) if path else {}
+        for path in (cached_file(source, one, revision=_on_the_hub(name)[1], **quietly) for one in damage.SETTINGS)
+    )
+    _whisper(name, config_)
+    folder = Path(source)
+    if folder.is_dir():
+        damage.weights(folder)  # now, not after the features are made
+        damage.check(map(folder.joinpath, damage.PROCESSOR))
+        vocabulary.check_files(name, folder)
+    processor = _pretrained(WhisperProcessor, name, source)
+    vocabulary.check(name, processor, config_, generation)
     # OpenAI's have it. Without, the Trainer of transformers 5.17 takes it out of the model's config, too.
     processor.tokenizer.pad_token = processor.tokenizer.pad_token or processor.tokenizer.eos_token
     return processor
@@ -91,14 +138,27 @@ def load_processor(name: str):
 def load_model(name: str):
     """WhisperForConditionalGeneration of `--model name`, float32 whatever it was saved as, ready for short windows.
 
-    Its generation config names the languages, which many a tuned model has lost. Raises LabError for an English one.
+    Its generation config names the languages, which many a tuned model has lost. Raises LabError for an English one,
+    and unless each of its weights comes from its files, and is a number.
     """
     import torch
     from transformers import WhisperForConditionalGeneration
 
     from . import windows
 
-    model = _pretrained(WhisperForConditionalGeneration, name, dtype=torch.float32)
+    source = locate(name)
+    if (folder := Path(source)).is_dir():
+        config(folder)
+        damage.check(map(folder.joinpath, damage.SETTINGS))
+        if not damage.weights(folder):
+            found = damage.some_files(folder)
+            raise LabError(f"{name} has no weights: no {damage.WEIGHTS[0]} (found: {found}); copy them into it")
+    options = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}  # to name them
+    model, report = _pretrained(WhisperForConditionalGeneration, name, source, **options)
+    if names := weights.renaming(report):
+        model, report = _pretrained(WhisperForConditionalGeneration, name, source, key_mapping=names, **options)
+    weights.check(model, report, name)
+    model.__dict__.pop("_weight_conversions", None)  # by which transformers 5 would save the names it found
     generation = model.generation_config
     if generation.eos_token_id == ENGLISH_END or getattr(generation, "is_multilingual", None) is False:
         raise LabError(f"{name} is not multilingual, but for English only; take one without '.en'")
@@ -107,12 +167,12 @@ def load_model(name: str):
     return windows.allow(model)
 
 
-def _pretrained(kind, name: str, **options):
+def _pretrained(kind, name: str, source: str, **options):
     no_bars()
-    source = locate(name)
     try:
         return kind.from_pretrained(source, revision=_on_the_hub(name)[1], **options)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # safetensors, pickle and tokenizers raise their own
+        damage.check(map(Path(source).joinpath, damage.PROCESSOR), thorough=True)
         first = (str(error).strip() or repr(error)).splitlines()[0]
         raise LabError(f"{name} could not be loaded as a Whisper model ({first}); {WAYS_OUT}") from error
 
@@ -154,11 +214,6 @@ def save_processor(processor, folder: str | Path) -> None:
 
 def _write_json(path: Path, value) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-
-
-def _some_files(folder) -> str:
-    names = sorted(p.name for p in Path(folder).iterdir())
-    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "") if names else "nothing"
 
 
 def prompt_ids(tokenizer, language: str, task: str = "transcribe") -> list[int]:
