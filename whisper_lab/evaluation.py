@@ -77,6 +77,8 @@ def main() -> None:
     clips = subject(args, features, read, found)
     common(clips, given)  # what is missing had better be known before the work than after
     fitting = {name: sources.fitting(name, checkpoint.load_processor(name), features, read) for name in args.models}
+    for name in args.models:  # one that is not whole is refused now, before the folder is claimed
+        checkpoint.load_model(name)
     marks = {name: sources.mark(name) for name in args.models}
     plan = {
         "split": args.split,

@@ -56,8 +56,10 @@ class Study:
 
     def _resolve(self) -> tuple[dict[str, Options], dict]:
         """Each run's options by its name, and the study's plan."""
-        _, revision = checkpoint.folder(self.options[0].model)
-        sizes = checkpoint.load_model(self.options[0].model)  # recipes depend on them; what is not whole is refused now
+        name = self.options[0].model
+        _, revision = checkpoint.folder(name)
+        checkpoint.load_processor(name)  # a model that is not whole is refused now, before the folder is claimed
+        sizes = checkpoint.load_model(name)  # recipes depend on them
         clips = self.features.manifest["splits"]["train"]["rows"]
         found, rates = {}, {one.optimizer: [] for one in self.options}
         for one in self.options:
