@@ -114,22 +114,16 @@ def load_processor(name: str):
     Raises LabError where they are not whole, or not this model's.
     """
     from transformers import WhisperProcessor
-    from transformers.utils import cached_file
 
     source = locate(name)
-    quietly = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
-    config_, generation = (
-        damage.parsed(Path(path)) if path else {}
-        for path in (cached_file(source, one, revision=_on_the_hub(name)[1], **quietly) for one in damage.SETTINGS)
-    )
-    _whisper(name, config_)
-    folder = Path(source)
-    if folder.is_dir():
+    sizes, generation = (_settings(name, source, one) for one in damage.SETTINGS)
+    _whisper(name, sizes)
+    if (folder := Path(source)).is_dir():
         damage.weights(folder)  # now, not after the features are made
         damage.check(map(folder.joinpath, damage.PROCESSOR))
         vocabulary.check_files(name, folder)
     processor = _pretrained(WhisperProcessor, name, source)
-    vocabulary.check(name, processor, config_, generation)
+    vocabulary.check(name, processor.tokenizer.get_vocab(), sizes, generation)
     # OpenAI's have it. Without, the Trainer of transformers 5.17 takes it out of the model's config, too.
     processor.tokenizer.pad_token = processor.tokenizer.pad_token or processor.tokenizer.eos_token
     return processor
@@ -151,13 +145,17 @@ def load_model(name: str):
         config(folder)
         damage.check(map(folder.joinpath, damage.SETTINGS))
         if not damage.weights(folder):
-            found = damage.some_files(folder)
-            raise LabError(f"{name} has no weights: no {damage.WEIGHTS[0]} (found: {found}); copy them into it")
+            raise LabError(
+                f"{name} could not be loaded as a Whisper model (it has no weights: needs {damage.WEIGHTS[0]} or "
+                f"{damage.WEIGHTS[2]}, found: {damage.some_files(folder)}); {WAYS_OUT}"
+            )
     options = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}  # to name them
     model, report = _pretrained(WhisperForConditionalGeneration, name, source, **options)
     if names := weights.renaming(report):
         model, report = _pretrained(WhisperForConditionalGeneration, name, source, key_mapping=names, **options)
     weights.check(model, report, name)
+    for one in damage.FRONT_END:
+        vocabulary.check_mels(name, one, _settings(name, source, one), model.config.num_mel_bins)
     model.__dict__.pop("_weight_conversions", None)  # by which transformers 5 would save the names it found
     generation = model.generation_config
     if generation.eos_token_id == ENGLISH_END or getattr(generation, "is_multilingual", None) is False:
@@ -165,6 +163,15 @@ def load_model(name: str):
     if not getattr(generation, "lang_to_id", None):
         name_languages(generation, load_processor(name).tokenizer.get_vocab())
     return windows.allow(model)
+
+
+def _settings(name: str, source: str, file: str) -> dict:
+    """A JSON file of `--model name`, which `locate` found at `source`; {} where it has none of that name."""
+    from transformers.utils import cached_file
+
+    quietly = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
+    path = cached_file(source, file, revision=_on_the_hub(name)[1], **quietly)
+    return damage.parsed(Path(path)) if path else {}
 
 
 def _pretrained(kind, name: str, source: str, **options):

@@ -18,7 +18,7 @@ import numpy as np
 from .. import LabError, files
 from ..speech.features import N_FFT, FrontEnd
 from . import checkpoint, vocabulary
-from .weights import openai_name
+from .weights import name_of
 
 MAGIC = 0x67676D6C
 
@@ -48,7 +48,7 @@ def write(folder: Path, path: Path) -> None:
             file.write(struct.pack("<i", len(word)) + word)
         for key, tensor in model.state_dict().items():
             if key != "proj_out.weight":  # the token embedding again
-                _write_tensor(file, openai_name(key), tensor[:tokens] if "embed_tokens" in key else tensor)
+                _write_tensor(file, name_of(key), tensor[:tokens] if "embed_tokens" in key else tensor)
 
 
 def _write_tensor(file, name: str, tensor) -> None:

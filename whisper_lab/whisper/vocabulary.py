@@ -21,24 +21,23 @@ def check_files(name: str, folder: Path) -> None:
         raise LabError(f"{name} has no {FRONT_END[0]}; copy it {FROM}")
 
 
-def check(name: str, processor, config: dict, generation: dict) -> None:
-    """Raise LabError unless the tokens of `processor` are those of the model's rows, and its mels the model's.
+def check_mels(name: str, file: str, front_end: dict, mels: int) -> None:
+    """Raise LabError where the front-end's settings in `file` are not for `mels`, those of the model's config.json."""
+    said = front_end.get("feature_extractor", front_end).get("feature_size", mels)
+    if said != mels:
+        raise LabError(f"{name} takes {mels} mels by its config.json, but its {file} says {said}; copy that one {FROM}")
+
+
+def check(name: str, ids: dict[str, int], config: dict, generation: dict) -> None:
+    """Raise LabError unless a tokenizer's tokens are those of the model's rows. `ids`: token → id.
 
     `config` and `generation` are the model's config.json and generation_config.json, {} where there is none. Tokens
-    that users added are fine, and so are rows that pad the vocabulary; a row of its own for a token of another Whisper
-    is not.
+    that users added are fine, and so are rows that pad the vocabulary; a row for a token of another Whisper is not.
     """
-    ids = processor.tokenizer.get_vocab()
     if lacking := [token for token in SPECIAL if token not in ids]:
         raise LabError(f"the tokenizer of {name} is no Whisper's: it has no {lacking[0]}; {COPY}")
-    mels, wanted = processor.feature_extractor.feature_size, config.get("num_mel_bins")
-    if wanted and mels != wanted:
-        raise LabError(
-            f"{name} takes {wanted} mels by its config.json, but its preprocessor_config.json says {mels}; copy that "
-            f"one {FROM}"
-        )
     if rows := config.get("vocab_size"):
-        _check_rows(name, rows, ids, wanted)
+        _check_rows(name, rows, ids, config.get("num_mel_bins"))
     told = dict(generation.get("lang_to_id") or {})
     told |= {f"<|{task}|>": i for task, i in (generation.get("task_to_id") or {}).items()}
     told["<|notimestamps|>"] = generation.get("no_timestamps_token_id")

@@ -30,7 +30,7 @@ WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wra
 BARE = re.compile(r"(?<![^.])(encoder|decoder|proj_out)\..*")
 
 
-def openai_name(key: str) -> str:
+def name_of(key: str) -> str:
     """OpenAI's name of a tensor of transformers' WhisperForConditionalGeneration."""
     key = key.removeprefix("model.")
     inside = re.sub(r"^(encoder|decoder)\.layers\.", r"\1.blocks.", key)
@@ -45,7 +45,7 @@ def renaming(report: dict) -> dict[str, str]:
     `report`: what from_pretrained gives with output_loading_info. Two tensors that would get one name get none.
     """
     ours = {BARE.search(name)[0]: name for name in report["missing_keys"] if BARE.search(name)}
-    ours |= {openai_name(name): name for name in report["missing_keys"]}
+    ours |= {name_of(name): name for name in report["missing_keys"]}
     found = {}
     for name in report["unexpected_keys"]:
         bare = BARE.search(WRAPPERS.sub("", name))
