@@ -100,8 +100,8 @@ def find(name: str, revision: str | None = None) -> Source:
 
 
 def _local(folder: Path) -> Source:
-    checkpoint.load_processor(str(folder))  # what is not whole is refused here, not where visitors wait
-    checkpoint.load_model(str(folder))
+    checkpoint.load_model(str(folder))  # what is not whole is refused here, not where visitors wait
+    checkpoint.load_processor(str(folder))
     if not any(folder.glob("*.safetensors")):
         raise LabError(f"{folder} has no *.safetensors, which is what goes along; save the model anew")
     from huggingface_hub import ModelCard

@@ -138,10 +138,11 @@ def convert(folder: Path, precision: str) -> Path:
     key = files.digest({"weights": weights_digest(folder), "precision": precision, **by})
     target = files.cache_folder() / "ctranslate2" / f"{precision}-{key[:16]}"
     if not target.is_dir():
+        model = checkpoint.load_model(str(folder))
         print(f"Converting {folder} for CTranslate2 ({precision}, once) …", file=sys.stderr, flush=True)
         copied = [name for name in ("tokenizer.json", "preprocessor_config.json") if (folder / name).is_file()]
         converter = ctranslate2.converters.TransformersConverter(str(folder), copy_files=copied)
-        converter.load_model = lambda *_, **__: checkpoint.load_model(str(folder))  # refuses what is not whole
+        converter.load_model = lambda *_, **__: model  # its own would take one that is not whole
         with files.making(target) as new:
             try:
                 converter.convert(str(new), quantization=precision)

@@ -45,8 +45,9 @@ def whole(folder: Path, name: str) -> Path:
     content = [files.file_digest(path) for path in (own, folder / SETTINGS)]
     target = files.cache_folder() / "merged" / files.digest([*content, backends.weights_digest(start)])[:16]
     if not target.is_dir():
+        model, processor = checkpoint.load_model(str(start)), checkpoint.load_processor(str(start))
         print(f"{name} is an adapter: merging it into {base} (once) …", file=sys.stderr, flush=True)
-        model, processor = _merge(folder, name, start), checkpoint.load_processor(str(start))
+        model = _merge(model, folder, name)
         with files.making(target) as new:
             checkpoint.save(model, processor, new)
             if (folder / "README.md").is_file():  # its licence
@@ -54,9 +55,8 @@ def whole(folder: Path, name: str) -> Path:
     return target
 
 
-def _merge(folder: Path, name: str, start: Path):
+def _merge(model, folder: Path, name: str):
     peft = importlib.import_module("peft")  # no import statement: a space, whose model is whole, can do without it
-    model = checkpoint.load_model(str(start))
     try:
         adapted = peft.PeftModel(model, peft.PeftConfig.from_pretrained(str(folder)))
         report = adapted.load_adapter(str(folder), "default", torch_device="cpu")
@@ -65,5 +65,5 @@ def _merge(folder: Path, name: str, start: Path):
         model = adapted.merge_and_unload(safe_merge=True)  # raises where a sum is not finite
     except Exception as error:  # peft's, for whatever it cannot do
         reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise LabError(f"{name} could not be merged into the model in {start}: {reason}; merge it where it was tuned") from error
+        raise LabError(f"{name} could not be merged into its base model: {reason}; merge it where it was tuned") from error
     return model
