@@ -25,8 +25,8 @@ LAYOUTS = {
 
 def tokenizer_of(kind: str, folder: Path):
     """Whisper's tokenizer (`v1`, 51,865 tokens), with <|yue|> after <|su|> (`v3`, 51,866), on GPT-2's vocabulary
-    (`english`, 51,864), with another language instead of Swedish (`not swedish`): ids behind a change shift; or `without
-    times`, as early ones, whose models have the rows all the same."""
+    (`english`, 51,864), with another language instead of Swedish (`not swedish`), or `without times`, as the first had
+    it, with rows for them all the same: ids behind a change shift."""
     from transformers import WhisperTokenizerFast
 
     content = json.loads(Path(checkpoint.locate("sample"), "tokenizer.json").read_text())

@@ -69,8 +69,10 @@ def test_a_hub_that_cannot_be_reached_and_folders_that_are_no_model(tmp_path):
     with pytest.raises(LabError, match="no config.json .found: notes.txt"):
         checkpoint.load_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(LabError, match="could not be loaded as a Whisper model"):
+    with pytest.raises(LabError, match="could not be loaded as a Whisper model .it has no weights"):
         checkpoint.load_model(str(tmp_path))
+    with pytest.raises(LabError, match="config.json is a file; name a local folder"):
+        checkpoint.load_model(str(tmp_path / "config.json"))
 
 
 def test_an_english_only_model_is_refused(tiny, tmp_path):

@@ -228,12 +228,13 @@ def test_what_is_imported_in_functions_counts_and_what_no_line_brings_is_said(tm
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A Hub of our own on this machine, asked by the real client: it has one gated Whisper and one GPT-2."""
+    """A Hub of our own on this machine, asked by the real client: it has a gated Whisper, a GPT-2 and an adapter."""
     from huggingface_hub import constants
 
     known = {
         "me/whisper": {"config": {"model_type": "whisper"}, "gated": "manual", "cardData": {"license": "mit"}},
         "me/gpt2": {"config": {"model_type": "gpt2"}},
+        "me/lora": {"siblings": [{"rfilename": "adapter_config.json"}, {"rfilename": "adapter_model.safetensors"}]},
     }
 
     class Hub(BaseHTTPRequestHandler):
@@ -276,6 +277,7 @@ def test_a_model_on_the_hub_is_pinned_to_its_commit(hub, tmp_path):
         ("me/nothing", None, "no such model"),
         ("no/such/folder", None, "no such model"),
         ("me/gpt2", None, "of type gpt2"),
+        ("me/lora", None, "is an adapter.*hf download me/lora --local-dir"),
         ("sample", "main", "leave it out"),
     ],
 )

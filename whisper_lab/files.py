@@ -37,7 +37,7 @@ def replacing(path: Path):
 
 @contextmanager
 def making(folder: Path):
-    """A path to write a folder at; it becomes `folder` if the block ends well. If another process was first, its own."""
+    """A path to make a folder at; it becomes `folder` if the block ends well and no other process was first."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as scratch:
         new = Path(scratch) / "new"

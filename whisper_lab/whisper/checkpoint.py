@@ -30,7 +30,9 @@ def locate(name: str) -> str:
         if adapted := _adapted(place, name):
             return adapted
         if not (place / "config.json").is_file():
-            raise LabError(f"{name} is a folder, but no model: it has no config.json (found: {damage.some_files(place)})")
+            raise LabError(
+                f"{name} is a folder, but no model: it has no config.json (found: {damage.some_files(place)})"
+            )
         return name
     if place.is_file():
         raise LabError(f"{name} is a file; {WAYS_OUT}")

@@ -32,7 +32,9 @@ def write(folder: Path, path: Path) -> None:
     model, ids = checkpoint.load_model(str(folder)), checkpoint.load_processor(str(folder)).tokenizer.get_vocab()
     config, tokens = model.config, ids["<|notimestamps|>"] + vocabulary.TIMES + 1
     if added := sorted(token for token, i in ids.items() if i >= tokens):
-        raise LabError(f"{folder} cannot become a ggml file: whisper.cpp knows no added tokens, as {', '.join(added[:3])}")
+        raise LabError(
+            f"{folder} cannot become a ggml file: whisper.cpp knows no added tokens, as {', '.join(added[:3])}"
+        )
     sizes = [tokens]
     for side, positions in (("encoder", "max_source_positions"), ("decoder", "max_target_positions")):
         sizes += [getattr(config, positions), config.d_model]

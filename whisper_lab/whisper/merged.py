@@ -45,11 +45,11 @@ def whole(folder: Path, name: str) -> Path:
     content = [files.file_digest(path) for path in (own, folder / SETTINGS)]
     target = files.cache_folder() / "merged" / files.digest([*content, backends.weights_digest(start)])[:16]
     if not target.is_dir():
-        model, processor = checkpoint.load_model(str(start)), checkpoint.load_processor(str(start))
+        model = checkpoint.load_model(str(start))
         print(f"{name} is an adapter: merging it into {base} (once) …", file=sys.stderr, flush=True)
         model = _merge(model, folder, name)
         with files.making(target) as new:
-            checkpoint.save(model, processor, new)
+            checkpoint.save(model, checkpoint.load_processor(str(start)), new)
             if (folder / "README.md").is_file():  # its licence
                 shutil.copyfile(folder / "README.md", new / "README.md")
     return target
@@ -65,5 +65,7 @@ def _merge(model, folder: Path, name: str):
         model = adapted.merge_and_unload(safe_merge=True)  # raises where a sum is not finite
     except Exception as error:  # peft's, for whatever it cannot do
         reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise LabError(f"{name} could not be merged into its base model: {reason}; merge it where it was tuned") from error
+        raise LabError(
+            f"{name} could not be merged into its base model: {reason}; merge it where it was tuned"
+        ) from error
     return model

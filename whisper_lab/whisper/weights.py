@@ -60,13 +60,13 @@ def check(model, report: dict, name: str) -> None:
     import torch
 
     missing = set(report["missing_keys"]) - {POSITIONS}
-    shapes = [f"{key}: {'×'.join(map(str, there))}" for key, there, _ in report["mismatched_keys"]]
+    shapes = [f"{key} is {'×'.join(map(str, there))}" for key, there, _ in report["mismatched_keys"]]
     faults = [
-        f"{len(keys)} weights {what} ({some(keys)})"
+        f"{len(keys)} {'weights are' if len(keys) > 1 else 'weight is'} {what} ({some(keys)})"
         for what, keys in (
-            ("are missing", missing),
-            ("are not a Whisper's of this size", report["unexpected_keys"]),
-            ("have another shape than config.json says", shapes),
+            ("missing", missing),
+            ("unknown to a Whisper of this size", report["unexpected_keys"]),
+            ("of another shape than config.json says", shapes),
         )
         if keys
     ]
@@ -77,12 +77,13 @@ def check(model, report: dict, name: str) -> None:
         )
     spoilt = [
         key
-        for key, tensor in model.state_dict().items()
+        for key, tensor in model.named_parameters()
         if tensor.numel() and not torch.isfinite(torch.stack(tensor.aminmax())).all()
     ]
     if spoilt:
         raise LabError(
-            f"{name} is spoilt: {len(spoilt)} weights hold NaN or infinity ({some(spoilt)}); take an earlier checkpoint"
+            f"{name} is spoilt: NaN or infinity in {len(spoilt)} of its weights ({some(spoilt)}); take an earlier "
+            "checkpoint"
         )
 
 
