@@ -311,7 +311,10 @@ def test_ggml_leaves_padding_out_and_names_added_tokens(change, tiny, tmp_path):
     tokens = [content["added_tokens"][-1] | {"id": 51_865 + i, "content": f"<{i}>"} for i in range(2)]
     files.write_json(added / "tokenizer.json", content | {"added_tokens": [*content["added_tokens"], *tokens]})
     said = refused(lambda: ggml.write(added, tmp_path / "added.bin"))
-    assert "knows no added tokens, as <0>, <1>" in said and not (tmp_path / "added.bin").exists()
+    assert "knows no added tokens, as <0>, <1>" in said
+    loose = change(lambda state: state | {"proj_out.weight": torch.ones(51_865, 32)}, "loose")
+    assert "its proj_out is not its embedding" in refused(lambda: ggml.write(loose, tmp_path / "added.bin"))
+    assert not (tmp_path / "added.bin").exists()
 
 
 # Adapters

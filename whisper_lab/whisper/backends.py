@@ -59,7 +59,10 @@ class CTranslate2:
             try:
                 return ctranslate2.models.Whisper(place, device=device, compute_type=precision, **options)
             except (RuntimeError, ValueError) as error:  # of a damaged model.bin, or of what the device cannot do
-                raise LabError(f"{place} could not be loaded by CTranslate2 ({faults.in_a_line(error)})") from error
+                raise LabError(
+                    f"{place} could not be loaded by CTranslate2 ({faults.in_a_line(error)}); delete it or copy it "
+                    "again, or try --engine transformers"
+                ) from error
 
         self.precision = precision or ("float16" if device == "cuda" else "int8")
         self.model = self.encoder = load(self.precision, self.workers)
@@ -146,8 +149,6 @@ def convert(folder: Path, precision: str) -> Path:
         with files.making(target) as new:
             try:
                 converter.convert(str(new), quantization=precision)
-            except LabError:
-                raise
             except Exception as error:  # the converter's, or of a library that it calls
                 raise LabError(
                     f"{folder} could not be converted for CTranslate2 ({error}); try --engine transformers"

@@ -25,10 +25,12 @@ def locate(name: str) -> str:
         from . import embedded
 
         return str(embedded.whisper_base(save))
+    from . import merged
+
     place = Path(name)
     if place.is_dir():
-        if adapted := _adapted(place, name):
-            return adapted
+        if adapted := merged.whole(place, name):
+            return str(adapted)
         if not (place / "config.json").is_file():
             raise LabError(
                 f"{name} is a folder, but no model: it has no config.json (found: {damage.some_files(place)})"
@@ -44,8 +46,9 @@ def locate(name: str) -> str:
             get_hf_file_metadata(hf_hub_url(hub_id, "config.json", revision=revision))
         except errors.RemoteEntryNotFoundError:
             wanted = ["adapter_config.json", "adapter_model.*", "README.md"]
-            if adapted := _adapted(Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted)), name):
-                return adapted
+            there = snapshot_download(hub_id, revision=revision, allow_patterns=wanted)
+            if adapted := merged.whole(Path(there), name):
+                return str(adapted)
             raise
         return hub_id
     except LabError:
@@ -62,17 +65,10 @@ def locate(name: str) -> str:
         if isinstance(cached := try_to_load_from_cache(hub_id, "config.json", revision=revision), str):
             return str(Path(cached).parent)
         if isinstance(cached := try_to_load_from_cache(hub_id, "adapter_config.json", revision=revision), str):
-            return _adapted(Path(cached).parent, name)
+            return str(merged.whole(Path(cached).parent, name))
         raise LabError(
             f"the Hugging Face Hub cannot be reached for {name!r}, and there is no such folder; {WAYS_OUT}"
         ) from error
-
-
-def _adapted(folder: Path, name: str) -> str | None:
-    """The folder of the whole model that the adapter in `folder` makes; None where there is no adapter."""
-    from . import merged
-
-    return str(merged.whole(folder, name)) if merged.is_adapter(folder) else None
 
 
 def folder(name: str) -> tuple[Path, str | None]:

@@ -26,8 +26,8 @@ MAGIC = 0x67676D6C
 def write(folder: Path, path: Path) -> None:
     """The model in `folder` (Hugging Face's layout) as `path`, whole or not at all; rows that only pad are left out.
 
-    Raises LabError for a model that is not whole, and for one with tokens that users added: whisper.cpp counts the
-    tokens, and takes each one more for a language more.
+    Raises LabError for a model that is not whole, for one with tokens that users added (whisper.cpp counts the tokens,
+    and takes each one more for a language more), and for one whose output is not tied to its embedding.
     """
     model, ids = checkpoint.load_model(str(folder)), checkpoint.load_processor(str(folder)).tokenizer.get_vocab()
     config, tokens = model.config, ids["<|notimestamps|>"] + vocabulary.TIMES + 1
@@ -35,6 +35,8 @@ def write(folder: Path, path: Path) -> None:
         raise LabError(
             f"{folder} cannot become a ggml file: whisper.cpp knows no added tokens, as {', '.join(added[:3])}"
         )
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        raise LabError(f"{folder} cannot become a ggml file: its proj_out is not its embedding; whisper.cpp has but one")
     sizes = [tokens]
     for side, positions in (("encoder", "max_source_positions"), ("decoder", "max_target_positions")):
         sizes += [getattr(config, positions), config.d_model]

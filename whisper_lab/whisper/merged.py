@@ -15,22 +15,18 @@ SETTINGS = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether `folder` holds an adapter. Raises LabError where it holds a whole model, too: which is meant?"""
+def whole(folder: Path, name: str) -> Path | None:
+    """The folder of what the adapter in `folder` makes of its base model; None where there is no adapter.
+
+    `name`: what the user calls it. Raises LabError where there is a whole model, too (which is meant?), where the base
+    model cannot be had, and where peft cannot merge all of the adapter.
+    """
     if not (folder / SETTINGS).is_file():
-        return False
-    if both := [name for name in damage.WEIGHTS if (folder / name).is_file()]:
+        return None
+    if both := [one for one in damage.WEIGHTS if (folder / one).is_file()]:
         raise LabError(
             f"{folder} holds a whole model ({both[0]}) and an adapter ({SETTINGS}); move one of them to another folder"
         )
-    return True
-
-
-def whole(folder: Path, name: str) -> Path:
-    """The folder of the model that the adapter in `folder` makes of its base model. `name`: what the user calls it.
-
-    Raises LabError where the base model cannot be had, and where peft cannot merge all of the adapter.
-    """
     damage.check(map(folder.joinpath, (SETTINGS, *WEIGHTS)))
     own = next(filter(Path.is_file, map(folder.joinpath, WEIGHTS)), None)
     settings = damage.parsed(folder / SETTINGS)

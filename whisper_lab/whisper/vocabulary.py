@@ -9,7 +9,7 @@ TIMES = 1501  # tokens <|0.00|> to <|30.00|>, after <|notimestamps|>; old tokeni
 SPECIAL = ("<|startoftranscript|>", "<|transcribe|>", "<|notimestamps|>", "<|endoftext|>")
 FROM = "from the model that it was tuned from"
 COPY = f"copy {', '.join(TOKENIZER)} {FROM}"
-PADDED = 8  # rows are padded to multiples of it, for the matrix units of GPUs
+PADDED = 8  # rows are padded to multiples of it, or of 64 or 128, for the matrix units of GPUs
 
 
 def check_files(name: str, folder: Path) -> None:
@@ -52,7 +52,8 @@ def check(name: str, ids: dict[str, int], config: dict, generation: dict) -> Non
 def _check_rows(name: str, rows: int, ids: dict[str, int], mels: int | None) -> None:
     last = max(ids, key=ids.get)
     tokens = max(ids[last], ids["<|notimestamps|>"] + TIMES) + 1
-    padded = rows % PADDED == 0 and rows > tokens and ("<|yue|>" in ids) == (mels == 128)  # a v3 has both, or neither
+    padded = rows % PADDED == 0 and 0 < rows - tokens < 128
+    padded = padded and ("<|yue|>" in ids) == (mels == 128)  # both in large-v3 and what is made of it
     if rows not in (tokens, ids[last] + 1) and not padded:
         raise LabError(
             f"the tokenizer of {name} is another model's: {tokens:,} tokens (the last is {last}), where the model has "
