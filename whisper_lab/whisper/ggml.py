@@ -36,7 +36,7 @@ def write(folder: Path, path: Path) -> None:
             f"{folder} cannot become a ggml file: whisper.cpp knows no added tokens, as {', '.join(added[:3])}"
         )
     if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
-        raise LabError(f"{folder} cannot become a ggml file: its proj_out is not its embedding; whisper.cpp has but one")
+        raise LabError(f"{folder} cannot become a ggml file: its proj_out is not its embedding, as whisper.cpp's is")
     sizes = [tokens]
     for side, positions in (("encoder", "max_source_positions"), ("decoder", "max_target_positions")):
         sizes += [getattr(config, positions), config.d_model]
