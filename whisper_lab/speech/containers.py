@@ -1,28 +1,36 @@
-"""Files of sound as the libraries that decode them see them: libsndfile what it knows (MP3, FLAC, Ogg, WAV), FFmpeg's
-libraries the rest (M4A, WebM, MP4, WMA, AMR, …). Both come inside wheels (soundfile, av): no FFmpeg to install."""
+"""Files of sound as the libraries that decode them see them. libsndfile decodes what was counted and found whole (MP3,
+FLAC, Ogg, WAV), quicker; FFmpeg's libraries decode everything else, and go on where libsndfile stumbles. Both come
+inside wheels (soundfile, av): no FFmpeg to install."""
 
+import io
 import math
 import os
+import tempfile
+import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
 from .. import LabError
+from .framing import Damage, Framing, survey
 
 LOUDEST = 4  # times full scale: filters overshoot a little; beyond, floats hold integers that nobody scaled
 PIECE = 1 << 18  # samples, over all channels, that are decoded at once
 JITTER_SECONDS = 0.1  # by which a container's timestamps may stray
 LONGEST_GAP_SECONDS = 3_600  # a longer one is a broken clock
+NEAR_SECONDS = 0.5  # damage that is found twice, by its bytes and by the decoder, is one
 EXACT = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "asf", "flv")  # containers whose timestamps hold after a seek
+TABLED = EXACT[0]  # the container that lists every packet, so that its length is a count
+MPG123 = (b"[src/libmpg123", b"Note: ", b"Warning: ", b"\n")  # how the lines begin that libmpg123 writes to stderr
 
 
 class AudioError(LabError):
-    """Sound that cannot be read. `reason` is a few words, for counting."""
+    """Sound that cannot be decoded. `reason` is a few words, for counting."""
 
     def __init__(self, path, reason: str, detail: str = ""):
         super().__init__(f"{path}: {reason}" + (f" ({detail})" if detail else ""))
@@ -37,21 +45,35 @@ def scaled(samples: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Recording:
-    """An open file. `pieces(second)` yields (rate, (samples, channels) float32) from that second on."""
+    """An open file. `pieces(second)` yields (rate, (samples, channels) float32) from that second on.
+
+    `damage` is what is known to be missing, and grows while pieces are decoded. `seconds` is a count, or else what the
+    container says: enough for a progress bar, and None where it says nothing.
+    """
 
     coding: str
-    seconds: float | None  # by the header
-    slack: float  # seconds by which an unharmed file may be shorter
+    seconds: float | None
     pieces: Callable[[int], Generator[tuple[int, np.ndarray]]]
+    damage: list[Damage]
 
     @property
     def loudest(self) -> float:
         """Floats as they are must be scaled; what a codec makes of a broken frame may be of any height."""
         return LOUDEST if self.coding in ("float", "double") or self.coding.startswith("pcm_f") else math.inf
 
+    def note(self, reason: str, at: float, detail: str) -> None:
+        """Add damage, unless that is what is known already."""
+        _note(self.damage, [], Damage(reason, at, detail))
+
+
+def _note(damage: list[Damage], seams: list[float], found: Damage) -> None:
+    if all(abs(found.at - at) > NEAR_SECONDS for at in (*seams, *(one.at for one in damage))):
+        damage.append(found)
+
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[Recording]:
+    """The file at `path`, by its content, whatever it is called. Raises AudioError where there is no sound in it."""
     if not os.path.exists(path):
         raise AudioError(path, "missing file")
     if not os.path.isfile(path):
@@ -59,77 +81,167 @@ def opened(path: str | Path) -> Iterator[Recording]:
     if os.path.getsize(path) == 0:
         raise AudioError(path, "empty file")
     try:
-        file = soundfile.SoundFile(path)
-    except (soundfile.SoundFileError, RuntimeError, TypeError):  # TypeError: it is called *.raw
-        file = None
-    with file or nullcontext():
-        if file is None or not file.seekable():  # GSM and G.72x as telephone systems write them: soundfile cannot
-            with _opened_by_ffmpeg(path) as recording:
-                yield recording
-            return
+        with open(path, "rb") as file:
+            found = survey(file)
+    except OSError as error:
+        raise AudioError(path, "cannot be opened", error.strerror) from error
+    with ExitStack() as stack:
+        yield _by_what_fits(path, found, stack)
+
+
+def _by_what_fits(path, found: Framing, stack: ExitStack) -> Recording:
+    """By libsndfile where the count and its own agree, otherwise by FFmpeg, and by libsndfile where that knows nothing."""
+    file = _sndfile(path, found) if found.plain else None
+    if not file or file.frames < found.seconds * file.samplerate - 1:
         try:
-            yield Recording(file.subtype.lower(), file.frames / file.samplerate, 0.25, partial(_by_libsndfile, file))
-        except soundfile.SoundFileError as error:
-            raise AudioError(path, "not audio", str(error).rsplit(": ", 1)[-1]) from error
+            return stack.enter_context(_opened_by_ffmpeg(path, found))
+        except AudioError as error:
+            file = _sndfile(path, found) if error.reason == "not audio" else None
+            if not (file and file.frames and file.seekable()) or file.format == "MP3":
+                raise
+            found = Framing(file.samplerate, file.frames / file.samplerate)
+    stack.enter_context(file)
+    damage: list[Damage] = []
+    return Recording(file.subtype.lower(), found.seconds, partial(_by_libsndfile, path, file, found, damage), damage)
 
 
-def _by_libsndfile(file: soundfile.SoundFile, begin: int) -> Generator[tuple[int, np.ndarray]]:
+def _sndfile(path, found: Framing) -> soundfile.SoundFile | None:
+    """The file as libsndfile opens it, if it does."""
+    with suppress(soundfile.SoundFileError, RuntimeError, TypeError), _libmpg123_quiet():  # TypeError: called *.raw
+        return soundfile.SoundFile(os.fsencode(path))  # bytes: a name may be in no encoding
+    return None
+
+
+def _by_libsndfile(path, file, found: Framing, damage: list[Damage], begin: int) -> Generator[tuple[int, np.ndarray]]:
+    """Until the decoder ends, or stumbles: FFmpeg decodes what is left, and says what is damaged."""
     # An MP3 frame leans on those before it; libmpg123 seeks without them, to 0.1 s of noise and a line on stderr. So it
-    # reads what is before, and soundfile, which seeks after each read unless the file cannot, is told that it cannot.
+    # decodes what is before, and soundfile, which seeks after each read unless the file cannot, is told that it cannot.
     file.seekable = lambda: False
-    rate, left = file.samplerate, file.frames - begin * file.samplerate
-    if left > 0 and begin and not file.subtype.startswith("MPEG"):
-        file.seek(begin * rate)
-    elif left > 0:
-        for _ in range(begin):
-            file.read(rate)
-    while left > 0 and len(samples := file.read(min(left, PIECE // file.channels), dtype="float32", always_2d=True)):
-        left -= len(samples)
-        yield rate, samples
+    rate, mpeg = file.samplerate, file.subtype.startswith("MPEG")
+    given, wanted = min(begin * rate, file.frames), file.frames
+    with suppress(soundfile.SoundFileError, _Stumbled):
+        if begin and not mpeg:
+            file.seek(given)
+        for before in range(0, given if mpeg else 0, rate):
+            _decoded(file, min(rate, given - before), mpeg)
+        while given < wanted and len(samples := _decoded(file, min(wanted - given, PIECE // file.channels), mpeg)):
+            given += len(samples)
+            yield rate, samples
+        if given >= found.seconds * rate - 1:
+            return
+    with _opened_by_ffmpeg(path, found) as other:
+        before, skipped = given // rate, given % rate
+        for rate, samples in other.pieces(before):
+            if len(samples) > skipped:
+                yield rate, samples[skipped:]
+            skipped = max(0, skipped - len(samples))
+            damage[:] = other.damage
+        damage[:] = other.damage
+
+
+class _Stumbled(Exception):
+    """libmpg123 went on, but not without a word."""
+
+
+def _decoded(file: soundfile.SoundFile, count: int, mpeg: bool) -> np.ndarray:
+    """The next `count` samples, or fewer at the end, as (samples, channels). Raises _Stumbled."""
+    if not mpeg:
+        return file.read(count, dtype="float32", always_2d=True)
+    with _libmpg123_quiet() as said:
+        samples = file.read(count, dtype="float32", always_2d=True)
+    if said:
+        raise _Stumbled
+    return samples
+
+
+@cache
+def _stderr_meanwhile():
+    return threading.Lock(), tempfile.TemporaryFile()
 
 
 @contextmanager
-def _opened_by_ffmpeg(path: str | Path) -> Iterator[Recording]:
+def _libmpg123_quiet() -> Iterator[list[bytes]]:
+    """A list that holds, at the end, what libmpg123 would have written to stderr. Through libsndfile it cannot be told
+    not to; what others write there meanwhile is passed on."""
+    lock, caught = _stderr_meanwhile()
+    said: list[bytes] = []
+    with lock:
+        try:
+            kept = os.dup(2)
+        except OSError:  # there is no stderr
+            yield said
+            return
+        try:
+            os.dup2(caught.fileno(), 2)
+            yield said
+        finally:
+            os.dup2(kept, 2)
+            if caught.tell() or caught.seek(0, os.SEEK_END):
+                caught.seek(0)
+                for line in caught.read().splitlines(keepends=True):
+                    said.append(line) if line.startswith(MPG123) else os.write(2, line)
+                caught.seek(0)
+                caught.truncate()
+            os.close(kept)
+
+
+class _File(io.FileIO):
+    """A file that FFmpeg may send anywhere, as a damaged header asks it to; PyAV would take Python's error for the end."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except OSError:
+            return -1
+
+
+@contextmanager
+def _opened_by_ffmpeg(path: str | Path, found: Framing) -> Iterator[Recording]:
     import av
 
-    try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115
-    except OSError as error:
-        raise AudioError(path, "cannot be read", error.strerror) from error
-    with file:
+    with _File(path) as file:
         headless = file.read(8)[4:] == b"ftyp"  # an MP4's table of contents is often at its end
         file.seek(0)
         file.name = ""  # FFmpeg goes by the content: by name, a text called *.g722 would be a minute of noise
         # A playlist may name other files and addresses: an open file does not keep FFmpeg from them, this does.
-        alone = {"protocol_whitelist": "none"}
+        options = {"protocol_whitelist": "none"} | ({"ignore_length": "1"} if found.unclosed else {})
         try:
-            with av.open(file, metadata_errors="ignore", container_options=alone) as container:
-                stream = container.streams.best("audio")
-                if stream is None or stream.codec_context is None:
-                    kinds = {other.type for other in container.streams}
-                    reason = "unknown coding" if "audio" in kinds else "no sound in it"
-                    raise AudioError(path, reason, f"streams: {', '.join(sorted(kinds)) or 'none'}")
-                for other in container.streams:
-                    if other is not stream:
-                        other.discard = av.stream.Discard.all
-                pieces = partial(_by_ffmpeg, container, stream)
-                yield Recording(stream.codec_context.name, *_length(container, stream), pieces)
-        except (av.FFmpegError, OSError) as error:  # OSError: sent to before the beginning of the file
+            container = av.open(file, metadata_errors="ignore", container_options=options)
+        except av.FFmpegError as error:
             raise AudioError(path, "truncated" if headless else "not audio", error.strerror) from error
+        with container:
+            stream = _track(path, container)
+            for other in container.streams:
+                if other is not stream:
+                    other.discard = av.stream.Discard.all
+            if stream.codec_context.name == "flac":  # a frame whose checksum is wrong is noise
+                stream.codec_context.options = {"err_detect": "crccheck+explode"}
+            damage = list(found.damage)
+            pieces = partial(_by_ffmpeg, container, stream, found, damage)
+            yield Recording(stream.codec_context.name, found.seconds or _length(container, stream), pieces, damage)
 
 
-def _length(container, stream) -> tuple[float | None, float]:
-    """Seconds by the header, and by how many an unharmed file may be shorter."""
+def _track(path, container):
+    """The stream that FFmpeg takes for the best, or the first that can be decoded."""
+    best = container.streams.best("audio")
+    decodable = [stream for stream in (best, *container.streams.audio) if stream and stream.codec_context]
+    if not decodable:
+        kinds = sorted({stream.type for stream in container.streams})
+        reason = "unknown coding" if "audio" in kinds else "no sound in it"
+        raise AudioError(path, reason, f"streams: {', '.join(kinds) or 'none'}")
+    return decodable[0]
+
+
+def _length(container, stream) -> float | None:
+    """Seconds by the container's word."""
     if container.start_time is None and container.format.name not in ("wav", "w64"):
-        return None, 0.25  # raw AAC: FFmpeg guesses from the bit rate of the beginning, where silence costs little
+        return None  # raw AAC: FFmpeg guesses from the bit rate of the beginning, where silence costs little
     if stream.duration is not None:
-        return float(stream.duration * stream.time_base), 1.0
-    if container.duration is None:
-        return None, 0.25
-    return container.duration / 1_000_000, (1.0 if len(container.streams) == 1 else math.inf)
+        return float(stream.duration * stream.time_base)
+    return None if container.duration is None else container.duration / 1_000_000
 
 
-def _by_ffmpeg(container, stream, begin: int, seek: bool = True) -> Generator[tuple[int, np.ndarray]]:
+def _by_ffmpeg(container, stream, found: Framing, damage: list[Damage], begin: int, seek=True) -> Generator:
     """Each frame in its place by its timestamp, so that times are those a player shows; gaps become silence."""
     import av
 
@@ -139,23 +251,35 @@ def _by_ffmpeg(container, stream, begin: int, seek: bool = True) -> Generator[tu
             container.seek(int((begin - 1 + zero) / stream.time_base), stream=stream)
     elif begin:
         before = float(begin)
-        for rate, samples in _by_ffmpeg(container, stream, 0):
+        for rate, samples in _by_ffmpeg(container, stream, found, damage, 0):
             skip = min(round(before * rate), len(samples))
             before -= skip / rate
             if skip < len(samples):
                 yield rate, samples[skip:]
         return
     clock, first = float(begin), True
+
+    def note(reason: str, detail: str) -> None:
+        if not (first and begin):  # after a seek, the first packets may lean on what was not decoded
+            _note(damage, found.seams, Damage(reason, clock, detail))
+
     for frame in _frames(container, stream):
+        if frame is None:
+            note("damaged", "cannot be decoded")
+            continue
         samples, rate = scaled(_samples(frame)), frame.sample_rate
         late = frame.time - zero - clock if frame.time is not None else 0.0
         if first and begin and late > 0:  # sought too far
             container.seek(0)
-            yield from _by_ffmpeg(container, stream, begin, seek=False)
+            yield from _by_ffmpeg(container, stream, found, damage, begin, seek=False)
             return
         if first and late < 0:
             samples = samples[round(-late * rate) :]
+        elif first and late < JITTER_SECONDS and len(container.streams) == 1:
+            zero += late  # a codec's delay, and no picture that the sound would have to wait for
         elif (0 if first else JITTER_SECONDS) < late <= LONGEST_GAP_SECONDS:
+            if not first:
+                note("damaged", f"no sound for {late:.2f} s")
             silence = round(late * rate)
             for at in range(0, silence, rate):
                 yield rate, np.zeros((min(rate, silence - at), samples.shape[1]), np.float32)
@@ -165,16 +289,25 @@ def _by_ffmpeg(container, stream, begin: int, seek: bool = True) -> Generator[tu
         if len(samples):
             yield rate, samples
             clock, first = clock + len(samples) / rate, False
+    length = found.seconds or (_length(container, stream) if container.format.name == TABLED else None)
+    if found.missing or length and not found.damage and length - clock > 1:
+        lost = f"{length - clock:.1f} s" if length and length > clock else f"{found.missing:,} bytes"
+        damage[:] = [one for one in damage if clock - one.at > NEAR_SECONDS]  # the last packet, which is half a one
+        note("truncated", f"{lost} missing")
+    if found.behind:
+        damage.append(Damage("damaged", clock, f"{found.behind:,} bytes behind its end are not decoded"))
 
 
 def _frames(container, stream) -> Iterator:
-    """Decoded frames, without those that FFmpeg cannot decode, up to where it cannot read on, as FFmpeg does."""
+    """Decoded frames, None for what FFmpeg cannot decode, up to where it cannot read on, as FFmpeg does."""
     import av
 
     with suppress(av.FFmpegError, IndexError):  # IndexError: PyAV's, at the end, of a stream that began on the way
         for packet in container.demux(stream):
-            with suppress(av.FFmpegError):
+            try:
                 yield from packet.decode()
+            except av.FFmpegError:
+                yield None
 
 
 def _samples(frame) -> np.ndarray:
