@@ -103,8 +103,8 @@ def blocks(
 
 
 def described(damage: list[Damage]) -> str:
-    """Such as "at 1:23.4: 4,000 bytes that are no sound; at 2:00.0: 0.5 s missing"."""
-    shown = [f"at {one.at // 60:.0f}:{one.at % 60:04.1f}: {one.detail}" for one in damage[:3]]
+    """Such as "4,000 bytes that are no sound, at 83.4 s; 0.5 s missing, at 120.0 s"."""
+    shown = [f"{one.detail}, at {one.at:.1f} s" for one in damage[:3]]
     return "; ".join([*shown, f"and {len(damage) - 3} more"] if len(damage) > 3 else shown)
 
 
@@ -122,7 +122,7 @@ def describe(path: str | Path) -> Received:
     """
     seconds = peak = 0.0
     with opened(path) as recording:
-        for rate, samples in recording.pieces(0):
+        for rate, samples in _mended(recording, recording.pieces(0), 0):
             seconds, peak = seconds + len(samples) / rate, max(peak, _fit(path, rate, samples, recording.loudest))
     if not seconds:
         raise AudioError(path, "no samples")

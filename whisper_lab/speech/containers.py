@@ -289,8 +289,8 @@ def _by_ffmpeg(container, stream, found: Framing, damage: list[Damage], begin: i
         if len(samples):
             yield rate, samples
             clock, first = clock + len(samples) / rate, False
-    length = found.seconds or (_length(container, stream) if container.format.name == TABLED else None)
-    if found.missing or length and not found.damage and length - clock > 1:
+    length = _length(container, stream) if container.format.name == TABLED else None
+    if found.missing or length and length - clock > 1:
         lost = f"{length - clock:.1f} s" if length and length > clock else f"{found.missing:,} bytes"
         damage[:] = [one for one in damage if clock - one.at > NEAR_SECONDS]  # the last packet, which is half a one
         note("truncated", f"{lost} missing")

@@ -387,7 +387,10 @@ def _wav(data) -> Framing:
     if counted and speed:
         framing.seconds = (there if framing.unclosed else min(length, there)) / speed
     if not unknown and length - there > LEAST * speed:
-        framing.plain, framing.missing = False, length - there
+        if counted and speed:
+            framing.breaks("truncated", f"{(length - there) / speed:.2f} s missing")
+        else:
+            framing.plain, framing.missing = False, length - there
     return framing
 
 
