@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -17,14 +17,15 @@ import numpy as np
 import soundfile
 
 from .. import LabError
-from .framing import Damage, Framing, survey
+from .framing import LEAST, Damage, Framing, survey
 
 LOUDEST = 4  # times full scale: filters overshoot a little; beyond, floats hold integers that nobody scaled
 PIECE = 1 << 18  # samples, over all channels, that are decoded at once
 JITTER_SECONDS = 0.1  # by which a container's timestamps may stray
-LONGEST_GAP_SECONDS = 3_600  # a longer one is a broken clock
+LONGEST_GAP_SECONDS = 3_600  # of all gaps together: more is a broken clock
 NEAR_SECONDS = 0.5  # damage that is found twice, by its bytes and by the decoder, is one
 EXACT = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "asf", "flv")  # containers whose timestamps hold after a seek
+TRIES = 100  # in a row
 TABLED = EXACT[0]  # the container that lists every packet, so that its length is a count
 MPG123 = (b"[src/libmpg123", b"Note: ", b"Warning: ", b"\n")  # how the lines begin that libmpg123 writes to stderr
 
@@ -186,20 +187,34 @@ def _libmpg123_quiet() -> Iterator[list[bytes]]:
 
 
 class _File(io.FileIO):
-    """A file that FFmpeg may send anywhere, as a damaged header asks it to; PyAV would take Python's error for the end."""
+    """The bytes of a file from `begin` to `end`. FFmpeg may be sent anywhere by a damaged header, without an error."""
+
+    def __init__(self, path: str | Path, begin: int = 0, end: int | None = None):
+        super().__init__(path)
+        self.begin, self.end = begin, os.path.getsize(path) if end is None else end
+        self.seek(0)
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self.end - super().tell())
+        return super().read(left if size < 0 else min(size, left))
+
+    def tell(self) -> int:
+        return super().tell() - self.begin
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        to = offset + (self.begin, super().tell(), self.end)[whence]
         try:
-            return super().seek(offset, whence)
-        except OSError:
+            return super().seek(to) - self.begin if to >= self.begin else -1
+        except (OSError, OverflowError):
             return -1
 
 
 @contextmanager
-def _opened_by_ffmpeg(path: str | Path, found: Framing) -> Iterator[Recording]:
+def _opened_by_ffmpeg(path: str | Path, found: Framing, begin: int = 0, end: int | None = None) -> Iterator[Recording]:
+    """The file as FFmpeg opens it; of a chained Ogg, whose streams may differ, one from byte `begin` to `end`."""
     import av
 
-    with _File(path) as file:
+    with _File(path, begin, end) as file:
         headless = file.read(8)[4:] == b"ftyp"  # an MP4's table of contents is often at its end
         file.seek(0)
         file.name = ""  # FFmpeg goes by the content: by name, a text called *.g722 would be a minute of noise
@@ -218,7 +233,25 @@ def _opened_by_ffmpeg(path: str | Path, found: Framing) -> Iterator[Recording]:
                 stream.codec_context.options = {"err_detect": "crccheck+explode"}
             damage = list(found.damage)
             pieces = partial(_by_ffmpeg, container, stream, found, damage)
+            if found.links and end is None:
+                pieces = partial(_link_by_link, path, found, damage)
             yield Recording(stream.codec_context.name, found.seconds or _length(container, stream), pieces, damage)
+
+
+def _link_by_link(path, found: Framing, damage: list[Damage], begin: int) -> Generator:
+    """Each stream of a chained Ogg by itself: FFmpeg gives up where the next one has another number of channels."""
+    links = [(0, 0.0), *found.links]
+    ends = [*(at for at, _ in found.links), os.path.getsize(path)]
+    skip = float(begin)
+    for (first, seconds), last in zip(links, ends):
+        with _opened_by_ffmpeg(path, Framing(seconds=None), first, last) as one:
+            for rate, samples in one.pieces(0):
+                past = min(round(skip * rate), len(samples))
+                skip -= past / rate
+                if past < len(samples):
+                    yield rate, samples[past:]
+            for lost in one.damage:
+                _note(damage, found.seams, replace(lost, at=seconds + lost.at))
 
 
 def _track(path, container):
@@ -257,7 +290,7 @@ def _by_ffmpeg(container, stream, found: Framing, damage: list[Damage], begin: i
             if skip < len(samples):
                 yield rate, samples[skip:]
         return
-    clock, first = float(begin), True
+    clock, first, leading, silent = float(begin), True, 0, 0.0
 
     def note(reason: str, detail: str) -> None:
         if not (first and begin):  # after a seek, the first packets may lean on what was not decoded
@@ -265,7 +298,9 @@ def _by_ffmpeg(container, stream, found: Framing, damage: list[Damage], begin: i
 
     for frame in _frames(container, stream):
         if frame is None:
-            note("damaged", "cannot be decoded")
+            leading += first
+            if leading != 1:  # one packet of something else before the first frame is no sound
+                note("damaged", "cannot be decoded")
             continue
         samples, rate = scaled(_samples(frame)), frame.sample_rate
         late = frame.time - zero - clock if frame.time is not None else 0.0
@@ -277,13 +312,13 @@ def _by_ffmpeg(container, stream, found: Framing, damage: list[Damage], begin: i
             samples = samples[round(-late * rate) :]
         elif first and late < JITTER_SECONDS and len(container.streams) == 1:
             zero += late  # a codec's delay, and no picture that the sound would have to wait for
-        elif (0 if first else JITTER_SECONDS) < late <= LONGEST_GAP_SECONDS:
+        elif (0 if first else JITTER_SECONDS) < late <= LONGEST_GAP_SECONDS - silent:
             if not first:
                 note("damaged", f"no sound for {late:.2f} s")
             silence = round(late * rate)
             for at in range(0, silence, rate):
                 yield rate, np.zeros((min(rate, silence - at), samples.shape[1]), np.float32)
-            clock += late
+            clock, silent = clock + late, silent + late
         elif abs(late) > JITTER_SECONDS:
             zero += late
         if len(samples):
@@ -294,6 +329,8 @@ def _by_ffmpeg(container, stream, found: Framing, damage: list[Damage], begin: i
         lost = f"{length - clock:.1f} s" if length and length > clock else f"{found.missing:,} bytes"
         damage[:] = [one for one in damage if clock - one.at > NEAR_SECONDS]  # the last packet, which is half a one
         note("truncated", f"{lost} missing")
+    elif found.seconds and not damage and found.seconds - clock > LEAST:
+        note("damaged", f"{found.seconds - clock:.2f} s missing")
     if found.behind:
         damage.append(Damage("damaged", clock, f"{found.behind:,} bytes behind its end are not decoded"))
 
@@ -302,12 +339,23 @@ def _frames(container, stream) -> Iterator:
     """Decoded frames, None for what FFmpeg cannot decode, up to where it cannot read on, as FFmpeg does."""
     import av
 
-    with suppress(av.FFmpegError, IndexError):  # IndexError: PyAV's, at the end, of a stream that began on the way
-        for packet in container.demux(stream):
-            try:
-                yield from packet.decode()
-            except av.FFmpegError:
-                yield None
+    tries = 0
+    while tries < TRIES:
+        try:
+            for packet in container.demux(stream):
+                tries = 0
+                try:
+                    yield from packet.decode()
+                except av.FFmpegError:
+                    yield None
+            return
+        except av.BlockingIOError:  # "try again": a broken MPEG-TS whose next packet has not been found yet
+            tries += 1
+        except (av.InvalidDataError, IndexError):  # IndexError: PyAV's, at the end, of a stream that began on the way
+            return
+        except av.FFmpegError:
+            yield None
+            return
 
 
 def _samples(frame) -> np.ndarray:

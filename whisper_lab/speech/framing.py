@@ -34,7 +34,7 @@ class Framing:
     """The frames of a file. `seconds` of sound in them, None where that cannot be counted.
 
     `plain`: one whole stream and nothing else, whose header agrees with its frames. `seams`: the seconds at which
-    another stream begins. `unclosed`: a WAV whose recorder died before it could write how much sound there is.
+    another stream begins. `links`: of a chained Ogg, the bytes and seconds at which each stream but the first begins. `unclosed`: a WAV whose recorder died before it could write how much sound there is.
     `missing`: the bytes that the file has not, of those that its container speaks of. `behind`: the bytes after its end.
     """
 
@@ -46,6 +46,7 @@ class Framing:
     behind: int = 0
     damage: list[Damage] = field(default_factory=list)
     seams: list[float] = field(default_factory=list)
+    links: list[tuple[int, float]] = field(default_factory=list)
 
     def breaks(self, reason: str, detail: str) -> None:
         """Note damage behind what has been counted."""
@@ -143,7 +144,8 @@ def _mpeg(data, start: int) -> Framing | None:
             framing.breaks("truncated", "it ends in the middle of a frame")
             break
         found = at if length else _next_mpeg(data, at)
-        if found is None and (_starts(data, at, TAGS) or size - at <= STRAY or _only_zeros(data, at)):
+        if found is None and (_starts(data, at, TAGS) or _is_padding(data, at)):
+            framing.seams.append(framing.seconds)  # what a decoder says of it is nothing
             break
         if length or _starts(data, at, TAGS):
             framing.begins_anew()
@@ -153,7 +155,7 @@ def _mpeg(data, start: int) -> Framing | None:
             break
         at = found + length if length and _xing(data[at : at + length]) else found
     if header:
-        _compare(framing, header, frames, size - start)
+        _compare(framing, header, frames, at - start)
     return framing
 
 
@@ -205,10 +207,10 @@ def _xing(frame: bytes) -> tuple[int, int, int] | None:
 
 
 def _compare(framing: Framing, header: tuple[int, int, int], frames: int, size: int) -> None:
-    """Take what an MP3's header says for what it is worth, beside the `frames` that are in its `size` bytes."""
+    """Take what an MP3's header says for what it is worth, beside the `frames` that are in `size` bytes."""
     said, stream_bytes, trimmed = header
     framing.plain &= said == frames and abs(stream_bytes - size) <= 0.01 * size
-    if said > frames and not framing.seams and (framing.damage or not 0 < stream_bytes <= size + STRAY):
+    if said > frames and (framing.damage or not 0 < stream_bytes <= size + STRAY):
         lost = f"{framing.seconds * (said / max(frames, 1) - 1):.2f} s missing"
         if framing.damage:
             framing.damage[0] = replace(framing.damage[0], detail=f"{framing.damage[0].detail}, {lost}")
@@ -221,8 +223,9 @@ def _starts(data, at: int, signs: tuple[bytes, ...]) -> bool:
     return data[at : at + 16].startswith(signs)
 
 
-def _only_zeros(data, at: int) -> bool:
-    return len(data) - at <= PADDING and not data[at:].strip(b"\0")
+def _is_padding(data, at: int) -> bool:
+    """Whether what follows the last frame is too little to be lost sound."""
+    return len(data) - at <= STRAY or len(data) - at <= PADDING and not data[at:].strip(b"\0")
 
 
 def _flac(data, start: int) -> Framing:
@@ -301,7 +304,7 @@ def _ogg_crc(page: bytes) -> int:
 def _ogg(data) -> Framing:
     """Counts pages, compares their checksums, and takes the length of each stream from its last one."""
     framing, at, size = Framing(), 0, len(data)
-    base, serial, numbers, early, ended = 0.0, None, {}, 0, False  # of the streams before; of the one at hand
+    base, serial, numbers, early, begun, ended = 0.0, None, {}, 0, False, False
     while at < size:
         page = _ogg_page(data, at)
         if not page:
@@ -310,7 +313,7 @@ def _ogg(data) -> Framing:
                 found = data.find(b"OggS", found + 1)
             if found < 0 and data[at : at + 4] == b"OggS":
                 framing.breaks("truncated", "it ends in the middle of a page")
-            elif found >= 0 or size - at > STRAY:
+            elif found >= 0 or not _is_padding(data, at):
                 framing.breaks("damaged", f"{(found if found >= 0 else size) - at:,} bytes that are no sound")
             if found < 0:
                 break
@@ -318,17 +321,17 @@ def _ogg(data) -> Framing:
             continue
         flags, granule, number, sequence = page[5], *struct.unpack_from("<qII", page, 6)
         if flags & 2:  # the first of a stream
-            body = page[27 + page[26] :]
-            rate, skip = _ogg_rate(body)
-            if serial is not None and numbers.get(serial, 0) > 1:
+            if begun:
+                base, serial, numbers, begun = framing.seconds, None, {}, False
                 framing.begins_anew()
-                base = framing.seconds or 0.0
-            elif serial is not None:
-                framing.plain = False  # another kind beside it: a film
-            if rate and (serial is None or framing.seams):
-                serial, framing.rate, early, ended = number, rate, skip, False
+                framing.links.append((at, base))
+            framing.plain &= not numbers  # with another beside it, it is a film
+            rate, skip = _ogg_rate(page[27 + page[26] :])
+            if rate and serial is None:
+                serial, framing.rate, early = number, rate, skip
         elif sequence != numbers.get(number, sequence):
             framing.breaks("damaged", f"{sequence - numbers[number]:,} pages missing")
+        begun |= not flags & 2
         numbers[number] = sequence + 1
         if number == serial:
             ended = bool(flags & 4)
@@ -380,9 +383,8 @@ def _wav(data) -> Framing:
     unknown = length == 0 or length >= 0x7FFF_0000
     while end + 8 <= size and data[end : end + 4] != b"RIFF" and data[end : end + 4].strip().isalnum():
         end = _next_chunk(data, end)
-    left = max(0, size - end)
-    framing.behind = left if data[end : end + 4] == b"RIFF" else 0  # another file that was joined
-    framing.unclosed = left > STRAY and not framing.behind or unknown and length > there
+    framing.behind = size - end if data[end : end + 4] == b"RIFF" else 0  # another file that was joined
+    framing.unclosed = unknown and length > there or not framing.behind and not _is_padding(data, end)
     framing.plain = counted and not framing.unclosed and not framing.behind
     if counted and speed:
         framing.seconds = (there if framing.unclosed else min(length, there)) / speed
