@@ -233,9 +233,15 @@ def test_spoilt_clips_do_not_stop_a_run(tmp_path, release):
     clips[1].write_bytes(b"")
     clips[2].write_bytes(clips[2].read_bytes()[:3000])
     clips[3].write_text("not audio at all")
+    whole = clips[4].read_bytes()
+    clips[4].write_bytes(whole[:6_000] + bytes(1_000) + whole[7_000:])
+    clips[5].write_bytes(clips[5].read_bytes() + clips[6].read_bytes())  # two clips in one file, whose length is known
     done = script("feature-pipeline.py", "--corpus", release, "--store", tmp_path / "set", cwd=tmp_path)
     rejected = (tmp_path / "set" / "rejected.tsv").read_text().splitlines()[1:]
-    assert sorted(line.split("\t")[2] for line in rejected) == ["empty file", "missing file", "not audio", "truncated"]
+    reasons = {line.split("\t")[1]: line.split("\t")[2:] for line in rejected}
+    wanted = ["missing file", "empty file", "truncated", "not audio", "damaged"]
+    assert [reasons[clip.stem][0] for clip in clips[:5]] == wanted and len(reasons) == 5
+    assert reasons[clips[4].stem][1] == "1,008 bytes that are no sound, at 1.5 s"
     assert all(f" 1 clip, {reason}" in done.stdout for reason in ("empty file", "truncated"))
 
 

@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 from conftest import script
@@ -12,8 +14,11 @@ CLIPS = [clip.path for clip in corpus.read("sample", "sv-SE", ["test"], limit=2)
 def test_files_are_written_beside_mistakes(tmp_path):
     (tmp_path / "words.mp3").write_text("no sound")
     shutil.copy(CLIPS[0], tmp_path / "one.mp3")
+    whole = Path(CLIPS[0]).read_bytes()
+    strange = os.fsdecode(b"f\xe5r.mp3")  # from a disk of the nineties
+    (tmp_path / strange).write_bytes(whole[:6_000] + bytes(1_000) + whole[7_000:])
     done = script(
-        *("app.py", "one.mp3", "missing.wav", "words.mp3", CLIPS[1], "--model", "sample"),
+        *("app.py", "one.mp3", "missing.wav", "words.mp3", strange, CLIPS[1], "--model", "sample"),
         *("--format", "json", "--output-dir", "out"),
         cwd=tmp_path,
         check=False,
@@ -23,8 +28,14 @@ def test_files_are_written_beside_mistakes(tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "one.json",
         f"{CLIPS[1]}".split("/")[-1][:-3] + "json",
+        strange[:-3] + "json",
     }
+    assert "f\ufffdr.mp3: damaged (1,008 bytes that are no sound, at 1.5 s); the rest is transcribed" in done.stderr
+    damaged = json.loads((tmp_path / "out" / f"{strange[:-3]}json").read_text(encoding="utf-8"))
+    assert damaged["source"] == "f\ufffdr.mp3" and damaged["damage"][0]["at"] == pytest.approx(1.5, abs=0.1)
+    assert damaged["segments"]
     found = json.loads((tmp_path / "out" / "one.json").read_text(encoding="utf-8"))
+    assert "damage" not in found
     assert found["model"] == "sample" and found["source"] == "one.mp3" and found["versions"]["ctranslate2"]
     assert all(word["end"] >= word["start"] for segment in found["segments"] for word in segment["words"])
 
