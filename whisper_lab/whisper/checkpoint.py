@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import LabError
 from ..text import CONTROL, cleaned
-from .languages import ENGLISH_END, name_languages, whisper_language
+from .languages import ENGLISH_END, instead, name_languages, whisper_language
 
 SAMPLE = "sample"  # the embedded model's name on every command line
 LABELS = "<|language|><|transcribe|><|notimestamps|> text<|endoftext|>"  # what `label_ids` gives
@@ -164,10 +164,13 @@ def _some_files(folder) -> str:
 
 def prompt_ids(tokenizer, language: str, task: str = "transcribe") -> list[int]:
     """What the decoder is given before it writes: <|startoftranscript|><|sv|><|transcribe|><|notimestamps|>."""
-    tokens = ("<|startoftranscript|>", f"<|{whisper_language(language)}|>", f"<|{task}|>", "<|notimestamps|>")
+    code = whisper_language(language)
+    tokens = ("<|startoftranscript|>", f"<|{code}|>", f"<|{task}|>", "<|notimestamps|>")
     ids = tokenizer.convert_tokens_to_ids(list(tokens))
     if unknown := [t for t, i in zip(tokens, ids) if i is None or i == tokenizer.unk_token_id]:
-        raise LabError(f"the model's tokenizer has no {unknown[0]}: it was made for others; choose another --model")
+        raise LabError(
+            f"the model's tokenizer has no {unknown[0]}: it was made for others; choose another --model{instead(code)}"
+        )
     if tokenizer.convert_tokens_to_ids("<|endoftext|>") == ENGLISH_END:  # its other tokens are those of all Whispers
         raise LabError("the model is not multilingual, but for English only; choose a --model without '.en'")
     return ids
