@@ -37,8 +37,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--columns", nargs="+", default=[], metavar="KEY=NAME",
         help="what columns are called, where the guess is wrong; keys: audio text speaker split id age gender accents "
         "seconds")
-    add("--language", default="sv-SE",
-        help="the locale (default sv-SE): what is read of a release, and the language that Whisper is told")
+    add("--language", default="sv-SE", metavar="LOCALE", help="of the corpus (default sv-SE), as it writes it")
+    add("--whisper-language", metavar="CODE", help="what Whisper is told (default: the locale's own language); where "
+        "it knows none, that of a relative, as kk for Kyrgyz: the model borrows its token, and its card says so")
     add("--splits", nargs="+", metavar="SPLIT", help="default: train dev test, and the sample's aside")
     add("--train-splits", nargs="+", default=["train"], metavar="SPLIT",
         help="what train is made of (default: train). 'train dev': both, and a new dev is held out of them; "
@@ -95,9 +96,9 @@ def main() -> None:
     from whisper_lab.corpora import cleaning, splits
     from whisper_lab.speech import features
     from whisper_lab.stores import cluster, places, store, survey
-    from whisper_lab.whisper import checkpoint
+    from whisper_lab.whisper import checkpoint, languages
 
-    language = checkpoint.whisper_language(args.language)
+    language = languages.of_corpus(args.language, args.whisper_language)
     limits = cleaning.Limits(**{name: getattr(args, name) for name in asdict(cleaning.Limits())})
     url = args.store if places.is_url(args.store) else None
     if url:

@@ -15,10 +15,10 @@
                                                                   features and model in stores, not on this machine
 
 Windows are as short as the speech (--window), so a step costs a fraction of the usual one. The checkpoint is chosen
-on dev, by normalised word error rate; test is scored once, at the end, beside the untuned model. Ctrl-C stops after
-the step at hand and leaves a checkpoint that loads like any model. --output then holds the model, README.md (its
-card), report.html (every clip, word by word), metrics.json, predictions.tsv, curves.png, plan.json, and a TensorBoard
-log: tensorboard --logdir models
+on dev, by normalised word error rate (character error rate in languages written without spaces); test is scored once,
+at the end, beside the untuned model. Ctrl-C stops after the step at hand and leaves a checkpoint that loads like any
+model. --output then holds the model, README.md (its card), report.html (every clip, word by word), metrics.json,
+predictions.tsv, curves.png, plan.json, and a TensorBoard log: tensorboard --logdir models
 """
 
 import argparse
@@ -120,7 +120,7 @@ def main() -> int | None:
             return 130
     if not processes.first():
         return None
-    print(card.summary(run.folder, run.metrics, run.predictions))
+    print(card.summary(run.folder, run.metrics, run.predictions, run.locale))
     outcome.hand_on(run.folder, run.options)
     print(run.next_command())
     return None

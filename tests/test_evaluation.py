@@ -251,6 +251,26 @@ def test_features_that_do_not_fit(run, tiny, release, processor, tmp_path):
         run(large, "--features", made.folder)
 
 
+def test_hypotheses_of_no_named_language_are_scored_by_their_letters(run, tmp_path):
+    texts = {
+        "zh": ("我喜欢学习中文。", "我喜欢学习英文"),
+        "tr": ("İyi IŞIK ışık", "iyi ışık ışık"),
+        "sv": ("Åsa", "Asa"),
+    }
+    for name, (said, heard) in texts.items():
+        files.write_tsv(tmp_path / f"{name}.tsv", ["id", "sentence", "text"], [("a", said, heard)])
+    printed = run("--hypotheses", "zh.tsv", "--output", "zh")
+    assert "By character error rate, normalised: Chinese is written without spaces" in printed
+    assert printed.index("CER, normalised") < printed.index("WER, normalised")
+    page = (tmp_path / "zh" / "report.html").read_text(encoding="utf-8")
+    assert "<b>14.3 %</b><span>character error rate" in page and "<h2>Characters</h2>" in page
+    assert "scored as Turkish" in run("--hypotheses", "tr.tsv", "--output", "tr")
+    assert files.read_json(tmp_path / "tr" / "scores.json")["scores"]["tr"]["wer_normalised"]["value"] == 0
+    run("--hypotheses", "sv.tsv", "--output", "sv")
+    assert "<span>word error rate" in (tmp_path / "sv" / "report.html").read_text(encoding="utf-8")
+    assert files.read_json(tmp_path / "sv" / "scores.json")["headline"] == "wer_normalised"
+
+
 def test_hypotheses_without_a_model(run, release, tmp_path):
     clips = corpus.read(str(release), "sv-SE", ["test"]).splits["test"]
     (tmp_path / "theirs").mkdir()

@@ -231,6 +231,24 @@ def test_runs_of_another_budget_are_not_compared(tmp_path):
         study_results.results(tmp_path, names)
 
 
+def test_where_words_cannot_be_counted_a_study_goes_by_characters(tmp_path):
+    """At 1e-5 fewer sentences have errors on dev; at 2e-5 fewer characters, and that is chosen."""
+    names = [invent(tmp_path, "adamw", rate, 1, [50, wer], errors(0.3)) for rate, wer in ((1e-5, 40), (2e-5, 45))]
+    for name, cer in zip(names, (20, 10)):
+        place = tmp_path / name
+        planned, metrics = files.read_json(place / "plan.json"), files.read_json(place / "metrics.json")
+        planned["plan"]["corpus"]["language"] = "zh-CN"
+        metrics["tuned"]["dev"]["cer_normalised"]["value"] = cer
+        history = files.read_json(place / "history.json")
+        history = [line | {"eval_cer_normalised": cer} if "eval_loss" in line else line for line in history]
+        for file, value in (("plan", planned), ("metrics", metrics), ("history", history)):
+            files.write_json(place / f"{file}.json", value)
+    found = study_report.write(tmp_path, names, "x")
+    assert found["headline"] == "cer_normalised" and found["best"] == names[1] and found["level"] == 10
+    report = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "Chinese is written without spaces" in report and "dev CER" in report and "WER" not in report
+
+
 # A study as it is made
 
 

@@ -15,7 +15,7 @@ from whisper_lab import LabError
 from whisper_lab.scores import scoring
 from whisper_lab.scores.hypotheses import Hypotheses
 from whisper_lab.stores import store
-from whisper_lab.tuning import blending, optimizers, resuming, runs
+from whisper_lab.tuning import blending, optimizers, recipes, resuming, runs, training
 from whisper_lab.whisper import checkpoint
 
 
@@ -208,6 +208,25 @@ def test_auto_takes_the_smallest_share_that_keeps_95_percent_of_the_gain(wrong_a
 
     start, end = ({"weight": torch.full((1, 1), float(value))} for value in (0, 1))
     assert blending.choose_share(Listener(), start, end, untuned=10.0) == share
+
+
+def test_where_words_cannot_be_counted_the_share_and_the_checkpoint_go_by_characters(tmp_path):
+    """Untuned, 20 % of the characters are wrong; half tuned, 1 %, which is enough."""
+
+    class Listener:
+        model = torch.nn.Linear(1, 1, bias=False)
+        model.config = SimpleNamespace(trained_windows=[300])
+
+        def transcribe(self, split, lengths, title):
+            wrong = round(2 * (1 - self.model.weight.item()))
+            return Hypotheses(["x"], ["学" * 100], ["英" * wrong + "学" * (100 - wrong)], 0.0)
+
+    start, end = ({"weight": torch.full((1, 1), float(value))} for value in (0, 1))
+    assert blending.choose_share(Listener(), start, end, 20.0, "zh-CN") == 0.5
+    assert blending.choose_share(Listener(), start, end, 100.0) > 0.5  # by words, a wrong character is a wrong sentence
+    recipe = recipes.Recipe("adamw", 1e-5, 4, 4, 1, 1, 0.01, "short", 1, 1.0, 1)
+    arguments = training.arguments(recipe, tmp_path, measure=scoring.headline("zh-CN"))
+    assert arguments.metric_for_best_model == "eval_cer_normalised" and not arguments.greater_is_better
 
 
 def test_features_for_another_model_are_refused(features, tiny, tmp_path, processor):

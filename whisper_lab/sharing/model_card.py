@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..scores.card import NAMES, examples, markdown, table
-from ..scores.scoring import MEASURES
-from ..whisper import checkpoint
+from ..scores.scoring import MEASURES, because
+from ..text import unspaced
+from ..whisper import checkpoint, languages
 from . import licences
 
 TAG = "whisper-lab"  # by which this program knows its own models on the Hub
@@ -35,7 +36,8 @@ def write(folder: Path, planned: dict, manifest: dict, metrics: dict, prediction
     corpus, recipe, run = plan["corpus"], plan["recipe"], metrics["run"]
     served = "30 s windows" if recipe["window"] == "full" else "windows as short as the speech, of lengths trained on"
     facts = "\n".join(f"| {what} | {fact} |" for what, fact in _facts(planned, manifest, run).items())
-    notes = [ASIDE] * ("aside" in metrics["tuned"]) + [ANEW] * (corpus["name"] == "Common Voice")
+    notes = [because(corpus["language"])] * bool(unspaced(corpus["language"]))
+    notes += [ASIDE] * ("aside" in metrics["tuned"]) + [ANEW] * (corpus["name"] == "Common Voice")
     limits = "\n".join(f"- {limit}" for limit in _limits(corpus, metrics, recipe))
     text = f"""---
 {_front_matter(folder.name, plan, manifest, metrics)}
@@ -43,7 +45,7 @@ def write(folder: Path, planned: dict, manifest: dict, metrics: dict, prediction
 
 # {folder.name}
 
-{_start(plan["model"])}, fine-tuned on {_name(corpus)} ({corpus["language"]}).
+{_start(plan["model"])}, fine-tuned on {_name(corpus)} ({corpus["language"]}).{_borrowed(plan)}
 {SYNTHETIC if licences.bundled(corpus) else ""}
 ## Scores
 
@@ -137,6 +139,9 @@ def _front_matter(title: str, plan: dict, manifest: dict, metrics: dict) -> str:
     dataset, _, config = corpus["name"].partition(":")  # of the Hub's, both are in the name
     on_hub = "/" in dataset
     licence, base = licences.of_model(plan["model"])
+    measures = MEASURES
+    if unspaced(corpus["language"]):
+        measures = ("cer_normalised", "cer")  # the Hub would rank the model by a WER that means nothing
     rows = [("tuned", "as trained", "")]
     if plan["recipe"]["window"] != "full":
         rows.append(("tuned_at_30_s", "30 s", ", at 30 s"))
@@ -161,20 +166,26 @@ def _front_matter(title: str, plan: dict, manifest: dict, metrics: dict) -> str:
         )
         for who, window, suffix in rows
         if (score := metrics.get(who, {}).get("test"))
-        for measure in MEASURES
+        for measure in measures
     ]
     return ModelCardData(
-        language=plan["language"],
+        language=re.split("[-_]", corpus["language"].lower())[0] if _borrowed(plan) else plan["language"],
         license=licence,
         library_name="transformers",
         pipeline_tag="automatic-speech-recognition",
         tags=["whisper", TAG],
         base_model=base,
         datasets=[dataset] if on_hub else None,
-        metrics=["wer", "cer"],
+        metrics=sorted({measure[:3] for measure in measures}, reverse=True),
         model_name=title,
         eval_results=results,
     ).to_yaml()
+
+
+def _borrowed(plan: dict) -> str:
+    """What has to be known where Whisper is told another language than the corpus', as a paragraph; else ""."""
+    said = languages.borrowed(plan["corpus"]["language"], plan["language"])
+    return f"\n\n**{said}**" if said else ""
 
 
 def _name(corpus: dict) -> str:

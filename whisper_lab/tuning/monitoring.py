@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from .. import LabError, near
+from ..scores.scoring import short
 
 PROJECT = "whisper-lab"  # on wandb and trackio
 
@@ -67,9 +68,11 @@ class Progress(TrainerCallback):
 
     def on_evaluate(self, args, state, control, metrics, **_):
         if state.is_world_process_zero:
+            best = args.metric_for_best_model
+            rate, raw = metrics[best], metrics[best.removesuffix("_normalised")]
             self.bar.write(
-                f"Step {state.global_step:,}: dev WER {metrics['eval_wer_normalised']:.1f} % normalised, "
-                f"{metrics['eval_wer']:.1f} % raw, loss {metrics['eval_loss']:.3f}"
+                f"Step {state.global_step:,}: dev {short(best.removeprefix('eval_'))} {rate:.1f} % normalised, "
+                f"{raw:.1f} % raw, loss {metrics['eval_loss']:.3f}"
             )
 
     def on_train_end(self, args, state, control, **_):

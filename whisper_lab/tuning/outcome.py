@@ -23,7 +23,8 @@ def write(run) -> None:
     checkpoint.save(run.model, run.processor, run.folder)
     history = run.trainer.state.log_history
     files.write_json(run.folder / "history.json", history)
-    card.curves(history, run.folder / "curves.png")
+    measure = scoring.headline(run.locale)
+    card.curves(history, run.folder / "curves.png", measure)
     rows = [
         (split, *line)
         for split, h in run.tuned.items()
@@ -31,14 +32,15 @@ def write(run) -> None:
     ]
     files.write_tsv(run.folder / "predictions.tsv", ["split", "id", "sentence", "untuned", "tuned"], rows)
     metrics = {
-        name: {split: scoring.as_json(h.scores()) for split, h in heard.items()}
+        name: {split: scoring.as_json(h.scores(run.locale)) for split, h in heard.items()}
         for name, heard in (("untuned", run.untuned), ("tuned", run.tuned), ("tuned_at_30_s", run.tuned_at_30))
     }
     metrics["tuned_minus_untuned"] = {
-        split: asdict(scoring.difference(h.references, h.texts, run.untuned[split].texts))
+        split: asdict(scoring.difference(h.references, h.texts, run.untuned[split].texts, run.locale))
         for split, h in run.tuned.items()
     }
-    metrics["run"] = _facts(run, history)
+    metrics["headline"] = measure
+    metrics["run"] = _facts(run, history, measure)
     planned = files.read_json(run.folder / "plan.json")
     model_card.write(run.folder, planned, run.features.manifest, metrics, run.predictions)
     _report(run, planned["plan"])
@@ -55,16 +57,17 @@ def _report(run, plan: dict) -> None:
         {"tuned": run.tuned["test"].texts, "untuned": run.untuned["test"].texts},
         {"corpus": f"{found['name']} {found['version']}, {found['language']}", "split": "test"},
         sources.sounds(corpus.read(source, found["language"], ["test"]) if source else None),
+        run.locale,
     )
 
 
-def _facts(run, history: list[dict]) -> dict:
-    scored = [entry for entry in history if "eval_wer_normalised" in entry]
+def _facts(run, history: list[dict], measure: str) -> dict:
+    scored = [entry for entry in history if f"eval_{measure}" in entry]
     speeds = [entry for entry in history if "clips_per_second" in entry]
     gpu = run.model.device.type == "cuda"
     device = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU cores"
     facts = {
-        "best_step": min(scored, key=lambda entry: entry["eval_wer_normalised"])["step"] if scored else None,
+        "best_step": min(scored, key=lambda entry: entry[f"eval_{measure}"])["step"] if scored else None,
         "share": run.share,
         "resumed_at_step": run.resumed_at,
         "train_seconds": round(run.train_seconds, 1),  # without scoring, and of all parts of an interrupted run

@@ -73,7 +73,7 @@ class Recipe:
     seed: int
     schedule: str = "linear"  # of the learning rate after the warm-up: linear, down to 0, or constant
     stream: bool = False
-    patience: int | None = None  # evaluations without a better dev WER after which training stops
+    patience: int | None = None  # evaluations without a better rate on dev after which training stops
     label_smoothing: float = 0.0
     masks: bool = False  # SpecAugment
     perturb: tuple[str, ...] = ()  # of the sound: speed, noise, room, gain

@@ -38,7 +38,8 @@ class Run:
             raise LabError(f"nothing to resume: {self.folder} holds no run; leave out --resume to begin one")
         self.processor = checkpoint.load_processor(options.model)
         self._check_features()
-        self.language = features.manifest["language"]
+        self.language = features.manifest["language"]  # what Whisper is told; the locale is the corpus' own
+        self.locale = features.manifest["corpus"]["language"]
         self.prompt = checkpoint.prompt_ids(self.processor.tokenizer, self.language)
         self.splits = {
             name: features.split(name)
@@ -91,6 +92,7 @@ class Run:
             pieces,
             self.options.report_to,
             self.augmentation,
+            self.locale,
         )
 
     def _check_features(self) -> None:
@@ -201,8 +203,8 @@ class Run:
         end = blending.weights(self.model)
         self.share = self.recipe.blend
         if self.share == "auto":
-            untuned = self.untuned["dev"].scores()["wer_normalised"].value
-            self.share = blending.choose_share(self.trainer, self.start, end, untuned)
+            untuned = blending.rate(self.untuned["dev"], self.locale)
+            self.share = blending.choose_share(self.trainer, self.start, end, untuned, self.locale)
         blending.blend(self.model, self.start, end, self.share)
 
     def score_tuned(self) -> None:

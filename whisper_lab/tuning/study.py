@@ -140,7 +140,7 @@ class Study:
 
     @property
     def best(self) -> Path:
-        """The folder of the model with the lowest dev WER of those at a chosen rate, once there is a report."""
+        """The folder of the model with the lowest rate on dev of those at a chosen rate, once there is a report."""
         return self.folder / self.results["best"]
 
     def progress(self) -> str:

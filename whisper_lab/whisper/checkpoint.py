@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .. import LabError
-from .languages import ENGLISH_END, name_languages, whisper_language
+from ..text import CONTROL, cleaned
+from .languages import ENGLISH_END, instead, name_languages, whisper_language
 
 SAMPLE = "sample"  # the embedded model's name on every command line
 LABELS = "<|language|><|transcribe|><|notimestamps|> text<|endoftext|>"  # what `label_ids` gives
@@ -163,10 +164,13 @@ def _some_files(folder) -> str:
 
 def prompt_ids(tokenizer, language: str, task: str = "transcribe") -> list[int]:
     """What the decoder is given before it writes: <|startoftranscript|><|sv|><|transcribe|><|notimestamps|>."""
-    tokens = ("<|startoftranscript|>", f"<|{whisper_language(language)}|>", f"<|{task}|>", "<|notimestamps|>")
+    code = whisper_language(language)
+    tokens = ("<|startoftranscript|>", f"<|{code}|>", f"<|{task}|>", "<|notimestamps|>")
     ids = tokenizer.convert_tokens_to_ids(list(tokens))
     if unknown := [t for t, i in zip(tokens, ids) if i is None or i == tokenizer.unk_token_id]:
-        raise LabError(f"the model's tokenizer has no {unknown[0]}: it was made for others; choose another --model")
+        raise LabError(
+            f"the model's tokenizer has no {unknown[0]}: it was made for others; choose another --model{instead(code)}"
+        )
     if tokenizer.convert_tokens_to_ids("<|endoftext|>") == ENGLISH_END:  # its other tokens are those of all Whispers
         raise LabError("the model is not multilingual, but for English only; choose a --model without '.en'")
     return ids
@@ -175,15 +179,33 @@ def prompt_ids(tokenizer, language: str, task: str = "transcribe") -> list[int]:
 def label_ids(tokenizer, sentences: list[str], language: str) -> list[list[int]]:
     """Token labels of each sentence: <|sv|><|transcribe|><|notimestamps|> text <|endoftext|>.
 
-    The text begins with a space, as Whisper writes it: without, tuning has to unlearn every sentence's first token.
+    The text is the sentence as `text.cleaned` has it, and nothing in it becomes a control token. It begins with a
+    space, as Whisper writes it: without, tuning has to unlearn every sentence's first token.
     <|startoftranscript|> is not among the labels: it is what the decoder is given first, not what it has to write. The
     common recipes ask for `bos_token_id`, which is <|endoftext|> in Whisper, fail to strip it, and show it to the
     decoder twice (huggingface/transformers#29973).
     """
     prompt = prompt_ids(tokenizer, language)[1:]
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    texts = tokenizer([f" {s}" for s in sentences], add_special_tokens=False).input_ids if sentences else []
+    sentences = [f" {cleaned(sentence)}" for sentence in sentences]
+    texts = tokenizer(sentences, add_special_tokens=False).input_ids if sentences else []
+    added = tokenizer.added_tokens_decoder
+
+    def whole(text: str, ids: list[int]) -> bool:
+        """Whether they are that text, and not what controls the decoder; of a user's own tokens some do not decode."""
+        met = [added[token] for token in ids if token in added]
+        control = any(token.special or CONTROL.fullmatch(token.content) for token in met)
+        return not met or not control and tokenizer.backend_tokenizer.decode(ids) == text
+
+    texts = [ids if whole(s, ids) else _spelt(tokenizer, s) for s, ids in zip(sentences, texts)]
     return [[*prompt, *text, end] for text in texts]
+
+
+def _spelt(tokenizer, text: str) -> list[int]:
+    """The tokens of `text` with none of those that were added to the vocabulary. transformers' `split_special_tokens`
+    would leave <|0.00|> one token, as the timestamps are not called special."""
+    inner = tokenizer.backend_tokenizer
+    return [token.id for word, _ in inner.pre_tokenizer.pre_tokenize_str(text) for token in inner.model.tokenize(word)]
 
 
 def labelled(clips, tokenizer, language: str) -> list[dict]:
