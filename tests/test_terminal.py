@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import script
+from conftest import inside, script
 
 from whisper_lab.corpora import corpus
 
@@ -42,7 +42,7 @@ def test_files_are_written_beside_mistakes(tmp_path):
 
 @pytest.mark.parametrize("form,first", (("txt", ""), ("srt", "1\n00:00:0"), ("vtt", "WEBVTT\n")))
 def test_one_file_is_printed_and_nothing_else(tmp_path, form, first, tiny):
-    done = script("app.py", CLIPS[0], "--model", str(tiny), "--format", form, cwd=tmp_path)
+    done = inside("app.py", CLIPS[0], "--model", str(tiny), "--format", form, cwd=tmp_path)
     assert done.stdout.startswith(first) and list(tmp_path.iterdir()) == []
 
 
@@ -59,12 +59,12 @@ def test_one_file_is_printed_and_nothing_else(tmp_path, form, first, tiny):
 def test_mistakes_are_one_line(tmp_path, name, arguments, said):
     if name == "app_youtube.py" and arguments[0] == "x.wav":
         arguments = ["https://youtu.be/dQw4w9WgXcQ", *arguments[1:]]
-    done = script(name, *arguments, cwd=tmp_path, check=False)
+    done = inside(name, *arguments, cwd=tmp_path, check=False)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_link_that_is_none_is_said(tmp_path, tiny):
-    done = script(
+    done = inside(
         "app_youtube.py", "https://example.org/watch?v=dQw4w9WgXcQ", "--model", str(tiny), cwd=tmp_path, check=False
     )
     assert done.returncode == 2 and "no link to a film on YouTube" in done.stderr and "Traceback" not in done.stderr
