@@ -9,8 +9,7 @@ import torch
 from .. import files
 from ..corpora import corpus
 from ..scores import card, report, scoring, sources
-from ..sharing import model_card, pushing
-from ..stores import registry
+from ..sharing import model_card, pushing, registry
 from ..whisper import checkpoint
 from . import processes
 from .recipes import Options
