@@ -20,6 +20,7 @@ is left. Common Voice draws its splits anew in each release: compare scores with
 """
 
 import argparse
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     # fmt: off
     add = parser.add_argument_group("what to read").add_argument
-    add("--corpus", default="sample", metavar="SOURCE",
+    add("--corpus", type=command.path, default="sample", metavar="SOURCE",
         help="'sample' (default); a Common Voice release as a folder or .tar.gz; mdc:sv-SE (the newest) or mdc:ID of "
         "Mozilla Data Collective; hub:NAME[:CONFIG][@REVISION]; one's own: a TSV, CSV or JSONL file, a folder of such, "
         "or a folder in audiofolder or Parquet layout")
@@ -56,10 +57,10 @@ a clip is left out that cannot be used at all: without a sentence, longer than 3
     add("--max-down-votes", type=int, metavar="N", help="clips that more listeners turned down")
     add("--max-repeats", type=int, metavar="N", help="of clips of one sentence, those after the first N")
     add = parser.add_argument_group("what to make").add_argument
-    add("--model", default="sample",
+    add("--model", type=command.path, default="sample",
         help="whose tokens and number of mels: 'sample' (the embedded Whisper base, default), a folder or a Hub id; "
         "all sizes of Whisper but large-v3 and turbo share one feature set")
-    add("--store", default="features/sample", metavar="FOLDER-or-URL",
+    add("--store", type=command.path, default="features/sample", metavar="FOLDER-or-URL",
         help="where the features go (default features/sample); a set made with other settings is never overwritten. "
         "At a URL (s3:// gs:// gdrive:// hf://datasets/… hopsworks://PROJECT/Resources/…) they are a new version")
     add("--feature-group", metavar="NAME",
@@ -126,7 +127,7 @@ def main() -> None:
         manifest = store.build(folder, settings, rows, features.Extract(front_end), runner, bar.update)
     print(survey.report(folder, manifest, kept_out))
     place = publish(folder, url, args.feature_group) if url else folder
-    print(f"Next: python training-pipeline.py --features {place}")
+    print(f"Next: {shlex.join(['python', 'training-pipeline.py', '--features', str(place)])}")
 
 
 def publish(folder: Path, url: str, feature_group: str | None) -> str:

@@ -169,8 +169,8 @@ def test_a_damaged_file_is_named_and_made_again(tmp_path, splits, spoil, name):
 
 
 def test_no_manifest_no_set(tmp_path):
-    with pytest.raises(LabError, match="no feature set.*feature-pipeline.py"):
-        store.FeatureSet(tmp_path / "nowhere")
+    with pytest.raises(LabError, match="no feature set.*feature-pipeline.py --store '.*/no where'$"):
+        store.FeatureSet(tmp_path / "no where")
 
 
 def test_a_split_without_a_usable_clip_ends_in_an_error(tmp_path, splits):
@@ -216,8 +216,9 @@ def test_no_room_is_told_from_other_faults_of_the_system():
 
 
 def test_the_manifest_says_what_is_there(tmp_path, release):
-    inside("feature-pipeline.py", "--corpus", release, "--store", tmp_path / "set", cwd=tmp_path)
-    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    done = inside("feature-pipeline.py", "--corpus", release, "--store", "a set/", cwd=tmp_path)
+    assert done.stdout.endswith("Next: python training-pipeline.py --features 'a set'\n")
+    manifest = json.loads((tmp_path / "a set" / "manifest.json").read_text())
     assert manifest["corpus"]["version"] == "99.0-2026-01-01" and manifest["language"] == "sv"
     assert manifest["front_end"]["mels"] == 80 and manifest["schema_version"] == 2
     assert manifest["train_splits"] == ["train"] and manifest["cleaning"]["max_seconds"] == 30

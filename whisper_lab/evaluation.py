@@ -28,12 +28,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     # fmt: off
     add = parser.add_argument
-    add("models", nargs="*", metavar="MODEL", help="folders, Hub ids, or 'sample', the embedded Whisper base")
-    add("--hypotheses", nargs="+", default=[], metavar="FILE|FOLDER",
+    add("models", nargs="*", type=command.path, metavar="MODEL",
+        help="folders, Hub ids, or 'sample', the embedded Whisper base")
+    add("--hypotheses", nargs="+", type=command.path, default=[], metavar="FILE|FOLDER",
         help="texts to score without a model: the folder or predictions.tsv of a run, a TSV with columns id and text "
         "(and sentence, where no features or corpus are named), a folder of ID.txt files")
-    add("--features", metavar="FOLDER|URL", help="a feature set of feature-pipeline.py")
-    add("--corpus", metavar="SOURCE",
+    add("--features", type=command.path, metavar="FOLDER|URL", help="a feature set of feature-pipeline.py")
+    add("--corpus", type=command.path, metavar="SOURCE",
         help="what feature-pipeline.py --corpus takes: features are made where a model needs others than --features, "
         "and the worst clips can be listened to")
     add("--language", metavar="LOCALE",
@@ -44,7 +45,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--split", default="test", help="default test")
     add("--limit", type=int, metavar="N", help="only the split's first N clips")
     add("--batch-size", type=int, metavar="N", help="clips at 30 s, more on short windows (default 16; 64 on a GPU)")
-    add("--output", type=Path, metavar="FOLDER",
+    add("--output", type=command.path, metavar="FOLDER",
         help="default evaluations/ and what is scored; another's folder is never touched")
     # fmt: on
     args = parser.parse_args(argv)
@@ -83,6 +84,7 @@ def main() -> None:
     given = {name: sources.by_id(name, rows) for name, rows in found.items()}
     clips = subject(args, features, read, found)
     common(clips, given)  # what is missing had better be known before the work than after
+    args.models = [*dict.fromkeys(map(checkpoint.plain, args.models))]
     fitting = {
         name: sources.fitting(name, checkpoint.load_processor(name), features, read, args.whisper_language)
         for name in args.models
@@ -95,8 +97,12 @@ def main() -> None:
         "hypotheses": {name: files.digest(texts) for name, texts in given.items()},
         **({"whisper_language": args.whisper_language} if args.whisper_language else {}),
     }
-    output = args.output or Path("evaluations") / f"{'-'.join(map(_short, [*marks, *given]))}-{args.split}"
-    files.claim(output, plan, "--output")
+    output = Path(args.output or Path("evaluations") / f"{'-'.join(map(_short, [*marks, *given]))}-{args.split}")
+
+    def as_now(plan: dict) -> dict:  # names as they were typed
+        return plan | {"models": {checkpoint.plain(name): mark for name, mark in plan.get("models", {}).items()}}
+
+    files.claim(output, plan, "--output", as_now)
     heard, short = {}, len({_short(name) for name in marks}) == len(marks)
     for name, mark in marks.items():
         place = output / f"heard-{files.digest([name, mark])[:12]}.json"

@@ -82,10 +82,15 @@ def texts(path: Path, split: str) -> dict[str, list[dict]]:
         return {path.name: [{"id": file.stem, "text": _text(file).strip()} for file in found]}
     if not path.is_file():
         raise LabError(f"{path} is not there; --hypotheses takes {TAKEN}")
-    head, *lines = (line.split("\t") for line in _text(path).splitlines() if line.strip())
+    lines = [line.split("\t") for line in _text(path).splitlines() if line.strip()]
+    if not lines:
+        raise LabError(f"{path} is empty; --hypotheses takes {TAKEN}")
+    head, *lines = lines
     wrong = next((i for i, line in enumerate(lines, 2) if len(line) != len(head)), None)
     if wrong:
         raise LabError(f"{path} has another number of columns in line {wrong} than in its first; mend it")
+    if not lines:
+        raise LabError(f"{path} holds the names of its columns and no line more; --hypotheses takes {TAKEN}")
     rows = [dict(zip(head, line)) for line in lines]
     columns = [name for name in ("tuned", "untuned", "text") if name in head]
     if "id" not in head or not columns:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from .. import LabError, files
+from .. import LabError, command, files
 from ..speech import audio
 from ..whisper import checkpoint
 from . import captions
@@ -20,6 +20,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the model").add_argument
     add(
         "--model",
+        type=command.path,
         help=f"a folder, a Hub id (NAME or NAME@REVISION), or 'sample': the untuned Whisper base (default {DEFAULT})",
     )
     add(

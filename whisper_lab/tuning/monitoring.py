@@ -148,11 +148,14 @@ def gpu_joules() -> float | None:
         return None
     try:
         import pynvml
-    except ImportError:
-        return None
-    try:
+
         pynvml.nvmlInit()
         card = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
         return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByUUID(card)) / 1000
-    except pynvml.NVMLError:
+    except Exception:  # of pynvml, the driver or torch: no run is lost for a meter
         return None
+
+
+def kwh(before: float | None, now: float | None) -> float | None:
+    """Between two of `gpu_joules`; None where either is, or the counter began anew."""
+    return None if before is None or now is None or now < before else round((now - before) / 3.6e6, 6)

@@ -1,16 +1,17 @@
 """What a finished run leaves in its folder, and where else its model goes."""
 
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from .. import files
+from .. import LabError, files
 from ..corpora import corpus
 from ..scores import card, report, scoring, sources
-from ..sharing import model_card, pushing
-from ..stores import registry
+from ..sharing import model_card, pushing, registry
+from ..stores.store import FeatureSet
 from ..whisper import checkpoint
 from . import processes
 from .recipes import Options
@@ -47,16 +48,35 @@ def write(run) -> None:
     files.write_json(run.folder / "metrics.json", metrics)
 
 
+def sounds(audio: str | None, features: FeatureSet) -> Callable[[str], Path | None] | None:
+    """The file of a clip of test by its id, for the report: in the corpus that --audio names, or in the sample.
+
+    Raises LabError where `audio` names none, or one without these clips: before the training, not after it.
+    """
+    found = features.manifest["corpus"]
+    source = audio or ("sample" if found["name"] == "sample" else None)
+    if not source:
+        return None
+    sound = sources.sounds(corpus.read(source, found["language"], ["test"]))
+    ids = features.clips("test")["id"].to_pylist()
+    absent = [id for id in ids if not (sound(id) and sound(id).is_file())]
+    if audio and absent:
+        said = f"{audio}: {len(absent):,} of the {len(ids):,} clips of test are not in it, such as {absent[0]}"
+        if len(absent) == len(ids):
+            raise LabError(f"{said}; --audio takes the corpus that the features were made of")
+        print(f"{said}; report.html will not play those", flush=True)
+    return sound
+
+
 def _report(run, plan: dict) -> None:
     found = plan["corpus"]
-    source = run.options.audio or ("sample" if found["name"] == "sample" else None)
     report.write(
         run.folder / "report.html",
         run.folder.name,
         run.features.clips("test").to_pylist(),
         {"tuned": run.tuned["test"].texts, "untuned": run.untuned["test"].texts},
         {"corpus": f"{found['name']} {found['version']}, {found['language']}", "split": "test"},
-        sources.sounds(corpus.read(source, found["language"], ["test"]) if source else None),
+        run.sounds,
         run.locale,
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .. import LabError, files
 from ..scores import scoring
+from ..whisper import checkpoint
 
 VARIED = ("seed", "optimizer", "learning_rate")  # in this order, so that all are met before any is repeated
 DIVERGED = "diverged.json"  # in the folder of a run whose loss was no number: at which step, and on which clips
@@ -64,7 +65,7 @@ def _start(plan: dict) -> dict:
     """What all runs of a study have in common."""
     recipe = plan["recipe"]
     return {
-        "model": plan["model"],
+        "model": checkpoint.plain(plan["model"]),
         "revision": plan["revision"],
         "features": plan["features"],
         "steps": recipe["max_steps"],
@@ -80,7 +81,7 @@ def _check_alike(folder: Path, starts: dict[str, dict]) -> None:
             if other[key] != start[key]:
                 raise LabError(
                     f"{folder / first} and {folder / name} are not of one study ({key}: {start[key]} and "
-                    f"{other[key]}); delete the wrong one, then go on with --resume"
+                    f"{other[key]}); delete the wrong one, then run the same command again"
                 )
 
 

@@ -31,7 +31,7 @@ class Diverged(LabError):
         self.step, self.clips = step, clips
         super().__init__(
             f"the loss is not a number at step {step:,}, on the clips {', '.join(clips)}; listen to them, or lower "
-            "--learning-rate; --resume goes on from the last checkpoint, which is sound"
+            "--learning-rate; the last checkpoint is sound, and the same command goes on from it"
         )
 
 
@@ -204,8 +204,8 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
                 raise
             shutil.rmtree(folder, ignore_errors=True)
             raise LabError(
-                f"no room left on disk for the checkpoint at step {self.state.global_step:,}; free some, then add "
-                "--resume to go on from the one before"
+                f"no room left on disk for the checkpoint at step {self.state.global_step:,}; free some, then run the "
+                "same command again to go on from the one before"
             ) from error
         if self.args.should_save:
             best = self.state.best_model_checkpoint
@@ -263,7 +263,7 @@ def arguments(
         logging_steps=max(1, recipe.eval_steps // 10),
         logging_nan_inf_filter=False,  # it would hide them
         report_to=list(report_to),
-        run_name=str(folder),  # the same again after --resume, which trackio goes on with
+        run_name=str(folder),  # the same again after a kill, which trackio goes on with
         project=PROJECT,  # trackio's
         remove_unused_columns=False,
         label_names=["labels"],

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -48,6 +49,19 @@ def locate(name: str) -> str:
         raise LabError(
             f"the Hugging Face Hub cannot be reached for {name!r}, and there is no such folder; {WAYS_OUT}"
         ) from error
+
+
+def plain(name: str) -> str:
+    """`--model name` as plans have it, the same however a folder is written: "./models/tiny/" → "models/tiny".
+
+    Relative where it is below the current folder, which so can move to another machine; what is no folder stays.
+    """
+    if name == SAMPLE or not Path(name).is_dir():
+        return name
+    path = Path(os.path.abspath(name))
+    path = path.parent.resolve() / path.name  # a folder may be a link, and is called by the link's name
+    short = os.path.relpath(path)
+    return str(path) if short.startswith(os.pardir) or short in (os.curdir, SAMPLE) else short
 
 
 def folder(name: str) -> tuple[Path, str | None]:
