@@ -107,7 +107,7 @@ def script(name: str, *args: str, cwd: Path, check: bool = True, **options):
 
 
 def inside(name: str, *args: str, cwd: Path, check: bool = True, env: dict[str, str] | None = None):
-    """As `script`, but in this process and without workers of its own: what takes five seconds there is imported here."""
+    """As `script`, but in this process, which has imported what takes five seconds there, and without workers."""
     import importlib.util
     import io
     import subprocess

@@ -1,5 +1,5 @@
-"""Files that are cut, joined, damaged or wrong about themselves, in every container and codec: all that FFmpeg decodes of
-the same bytes is given, or a word says what is missing, and when."""
+"""Files that are cut, joined, damaged or wrong about themselves, in every container and codec: all that FFmpeg decodes
+of the same bytes is given, or a word says what is missing, and when."""
 
 import io
 import struct
@@ -76,8 +76,8 @@ FAULTS = {
     "zeros behind": lambda data: data + bytes(2_000),
 }
 HARMLESS = {"tag before", "zeros behind"}
-STREAMS = {"layer3.mp3", "layer2.mp2", "x.flac", "vorbis.ogg", "opus.ogg", "flac.oga", "x.aac", "x.webm", "x.mka", "x.ac3", "x.ts"}
 SAYS = {"layer3.mp3", "layer2.mp2", "x.flac", "vorbis.ogg", "opus.ogg", "flac.oga", "x.mka", "x.m4a"}
+STREAMS = {*SAYS, "x.aac", "x.webm", "x.ac3", "x.ts"} - {"x.m4a"}  # two are one when they are joined
 
 
 def decoded_by_ffmpeg(data: bytes) -> np.ndarray | None:
@@ -250,7 +250,7 @@ def small(tmp_path_factory) -> Files:
     return Files({name: made(folder, name, 0.7).read_bytes() for name in SMALL})
 
 
-@settings(max_examples=150, deadline=5_000, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(max_examples=150, deadline=5_000, derandomize=True, suppress_health_check=[*HealthCheck])
 @given(drawn=st.data())
 def test_any_bytes_give_sound_or_one_line(small, tmp_path, drawn):
     """A small file of any codec, cut anywhere and with bytes flipped anywhere."""

@@ -208,7 +208,7 @@ ERRORS = {
         "no sound in it": "Det finns inget ljud i filen.",
         "truncated": "Filen är avkortad; ladda upp den igen.",
         "damaged": "Filen är skadad; ladda upp den igen.",
-        "unknown coding": "Filens ljud är kodat på ett sätt som inte kan avkodas här; spara den som WAV, MP3 eller M4A.",
+        "unknown coding": "Filens ljud är kodat så att det inte kan avkodas här; spara den som WAV, MP3 eller M4A.",
         "not scaled": "Filen har heltal som flyttal, tusentals gånger för starka; spara den som WAV med 16 bitar.",
         "not a file": "Det är ingen fil.",
         "cannot be opened": "Filen kan inte öppnas.",

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from .containers import LOUDEST, NEAR_SECONDS, AudioError, Recording, opened, scaled
-from .framing import Damage
+from .containers import opened
+from .recording import LOUDEST, NEAR_SECONDS, AudioError, Damage, Recording, scaled
 
 SAMPLE_RATE = 16_000  # Hz: what Whisper hears
 WINDOW_SECONDS = 30  # the longest stretch that Whisper's encoder takes at once
@@ -187,7 +187,8 @@ def _mended(recording: Recording, pieces, begin: float) -> Iterator[tuple[int, n
         if not (samples.max(initial=0) <= recording.loudest and -samples.min(initial=0) <= recording.loudest):
             bad = ~(np.abs(samples) <= recording.loudest)
             if sound or bad.mean() < 0.5:
-                recording.note("damaged", clock + bad.any(axis=1).argmax() / rate, f"{bad.sum():,} samples are no sound")
+                at = clock + bad.any(axis=1).argmax() / rate
+                recording.note("damaged", at, f"{bad.sum():,} samples are no sound")
                 samples = np.where(bad, np.float32(0), samples)
         clock, sound = clock + len(samples) / rate, True
         yield rate, samples
