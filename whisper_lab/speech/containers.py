@@ -32,7 +32,7 @@ def opened(path: str | Path) -> Iterator[Recording]:
 
 
 def _by_what_fits(path, found: Framing, stack: ExitStack) -> Recording:
-    """By libsndfile where the count and its own agree, else by FFmpeg, else, of a format it does not know, by libsndfile."""
+    """By libsndfile where the count and its own agree, else by FFmpeg, or by libsndfile what FFmpeg does not know."""
     file = sndfile.opened_by_libsndfile(path, stack) if found.plain else None
     if not file or file.frames < found.seconds * file.samplerate - 1:
         try:
