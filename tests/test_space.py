@@ -9,6 +9,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import finished
 import pytest
 import yaml
 from conftest import ROOT
@@ -107,9 +108,7 @@ def test_the_folder_is_what_spaces_wants(page, built, model):
     assert space.default_model(folder) == str(folder / "model")
     weights = (folder / "model" / "model.safetensors").read_bytes()
     assert weights == (model / "model.safetensors").read_bytes()
-    assert not {"README.md", "untuned.json", "predictions.tsv", "checkpoints", "log"} & set(
-        os.listdir(folder / "model")
-    )
+    assert set(os.listdir(folder / "model")) == set(finished.MODEL)
     assert (folder / "whisper_lab" / "serving" / "web" / "page.css").is_file()
     assert not (folder / "whisper_lab" / "tuning").exists() and not list(folder.rglob("__pycache__"))
     clips = (folder / "sample" / "cv-corpus-sample-1.0" / "sv-SE" / "clips").iterdir()

@@ -5,14 +5,17 @@ import json
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from .. import LabError, files
+from .. import LabError, files, text
 
 SAMPLE = files.ROOT / "sample" / "cv-corpus-sample-1.0"
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One recorded sentence: a file on this disk. `seconds` is the corpus' own measure, where it gives one."""
+    """One recorded sentence: a file on this disk. `seconds` is the corpus' own measure, where it gives one.
+
+    The sentence is as `text.cleaned` has it, whatever it is made of.
+    """
 
     id: str
     path: str
@@ -23,6 +26,9 @@ class Clip:
     accents: str = ""
     seconds: float | None = None
     down_votes: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "sentence", text.cleaned(self.sentence))
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
 from .. import LabError
-from . import damage, vocabulary, weights
-from .languages import ENGLISH_END, name_languages, whisper_language
+from ..text import CONTROL, cleaned
+from . import damage, hub, vocabulary, weights
+from .hub import WAYS_OUT
+from .languages import ENGLISH_END, instead, name_languages, whisper_language
 
 SAMPLE = "sample"  # the embedded model's name on every command line
 LABELS = "<|language|><|transcribe|><|notimestamps|> text<|endoftext|>"  # what `label_ids` gives
-WAYS_OUT = "name a local folder, or use the embedded Whisper base with --model sample"
 
 
 def locate(name: str) -> str:
@@ -25,10 +27,10 @@ def locate(name: str) -> str:
         from . import embedded
 
         return str(embedded.whisper_base(save))
-    from . import merged
-
     place = Path(name)
     if place.is_dir():
+        from . import merged
+
         if adapted := merged.whole(place, name):
             return str(adapted)
         if not (place / "config.json").is_file():
@@ -38,61 +40,30 @@ def locate(name: str) -> str:
         return name
     if place.is_file():
         raise LabError(f"{name} is a file; {WAYS_OUT}")
-    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, snapshot_download, try_to_load_from_cache
+    return hub.find(name)
 
-    hub_id, revision = _on_the_hub(name)
-    try:  # asked for by itself, because from_pretrained words every failure the same, after half a minute of retries
-        try:
-            get_hf_file_metadata(hf_hub_url(hub_id, "config.json", revision=revision))
-        except errors.RemoteEntryNotFoundError:
-            wanted = ["adapter_config.json", "adapter_model.*", "README.md"]
-            there = snapshot_download(hub_id, revision=revision, allow_patterns=wanted)
-            if adapted := merged.whole(Path(there), name):
-                return str(adapted)
-            raise
-        return hub_id
-    except LabError:
-        raise
-    except errors.GatedRepoError as error:
-        raise LabError(
-            f"{name} wants its terms accepted first, at https://huggingface.co/{hub_id}; {WAYS_OUT}"
-        ) from error
-    except (errors.RepositoryNotFoundError, errors.RemoteEntryNotFoundError, errors.HFValidationError) as error:
-        raise LabError(f"there is no folder {name!r}, and no such model on the Hugging Face Hub; {WAYS_OUT}") from error
-    except errors.RevisionNotFoundError as error:
-        raise LabError(f"{hub_id} has no revision {revision!r}; look at https://huggingface.co/{hub_id}") from error
-    except Exception as error:  # whatever the Hub's HTTP library raises without a network
-        if isinstance(cached := try_to_load_from_cache(hub_id, "config.json", revision=revision), str):
-            return str(Path(cached).parent)
-        if isinstance(cached := try_to_load_from_cache(hub_id, "adapter_config.json", revision=revision), str):
-            return str(merged.whole(Path(cached).parent, name))
-        raise LabError(
-            f"the Hugging Face Hub cannot be reached for {name!r}, and there is no such folder; {WAYS_OUT}"
-        ) from error
+
+def plain(name: str) -> str:
+    """`--model name` as plans have it, the same however a folder is written: "./models/tiny/" → "models/tiny".
+
+    Relative where it is below the current folder, which so can move to another machine; what is no folder stays.
+    """
+    if name == SAMPLE or not Path(name).is_dir():
+        return name
+    path = Path(os.path.abspath(name))
+    path = path.parent.resolve() / path.name  # a folder may be a link, and is called by the link's name
+    short = os.path.relpath(path)
+    return str(path) if short.startswith(os.pardir) or short in (os.curdir, SAMPLE) else short
 
 
 def folder(name: str) -> tuple[Path, str | None]:
     """The files of `--model name` on this machine, and the Hub's commit that they are (None for a folder)."""
     if name == SAMPLE or Path(name).is_dir():
         return Path(locate(name)), None
-    from huggingface_hub import snapshot_download
-
-    hub_id, revision = _on_the_hub(name)
     found = Path(locate(name))
     if not found.is_dir():
-        wanted = ["*.json", "*.safetensors", "pytorch_model*.bin", "model.bin", "*.txt", "README.md"]
-        try:
-            found = Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
-        except Exception as error:  # the Hub's HTTP library's, or the Hub's own
-            first = (str(error).strip() or repr(error)).splitlines()[0]
-            raise LabError(f"{name} could not be fetched from the Hugging Face Hub ({first}); {WAYS_OUT}") from error
+        found = hub.fetch(name)
     return found, found.name if found.parent.name == "snapshots" else None
-
-
-def _on_the_hub(name: str) -> tuple[str, str]:
-    """The Hub id in NAME@REVISION, and the revision."""
-    hub_id, _, revision = name.partition("@")
-    return hub_id, revision or "main"
 
 
 def config(folder: Path) -> dict:
@@ -168,14 +139,14 @@ def _settings(name: str, source: str, file: str) -> dict:
     from transformers.utils import cached_file
 
     quietly = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
-    path = cached_file(source, file, revision=_on_the_hub(name)[1], **quietly)
+    path = cached_file(source, file, revision=hub.split(name)[1], **quietly)
     return damage.parsed(Path(path)) if path else {}
 
 
 def _pretrained(kind, name: str, source: str, **options):
     no_bars()
     try:
-        return kind.from_pretrained(source, revision=_on_the_hub(name)[1], **options)
+        return kind.from_pretrained(source, revision=hub.split(name)[1], **options)
     except Exception as error:  # safetensors, pickle and tokenizers raise their own
         damage.check(map(Path(source).joinpath, damage.PROCESSOR), thorough=True)
         first = (str(error).strip() or repr(error)).splitlines()[0]
@@ -223,10 +194,13 @@ def _write_json(path: Path, value) -> None:
 
 def prompt_ids(tokenizer, language: str, task: str = "transcribe") -> list[int]:
     """What the decoder is given before it writes: <|startoftranscript|><|sv|><|transcribe|><|notimestamps|>."""
-    tokens = ("<|startoftranscript|>", f"<|{whisper_language(language)}|>", f"<|{task}|>", "<|notimestamps|>")
+    code = whisper_language(language)
+    tokens = ("<|startoftranscript|>", f"<|{code}|>", f"<|{task}|>", "<|notimestamps|>")
     ids = tokenizer.convert_tokens_to_ids(list(tokens))
     if unknown := [t for t, i in zip(tokens, ids) if i is None or i == tokenizer.unk_token_id]:
-        raise LabError(f"the model's tokenizer has no {unknown[0]}: it was made for others; choose another --model")
+        raise LabError(
+            f"the model's tokenizer has no {unknown[0]}: it was made for others; choose another --model{instead(code)}"
+        )
     if tokenizer.convert_tokens_to_ids("<|endoftext|>") == ENGLISH_END:  # its other tokens are those of all Whispers
         raise LabError("the model is not multilingual, but for English only; choose a --model without '.en'")
     return ids
@@ -235,15 +209,33 @@ def prompt_ids(tokenizer, language: str, task: str = "transcribe") -> list[int]:
 def label_ids(tokenizer, sentences: list[str], language: str) -> list[list[int]]:
     """Token labels of each sentence: <|sv|><|transcribe|><|notimestamps|> text <|endoftext|>.
 
-    The text begins with a space, as Whisper writes it: without, tuning has to unlearn every sentence's first token.
+    The text is the sentence as `text.cleaned` has it, and nothing in it becomes a control token. It begins with a
+    space, as Whisper writes it: without, tuning has to unlearn every sentence's first token.
     <|startoftranscript|> is not among the labels: it is what the decoder is given first, not what it has to write. The
     common recipes ask for `bos_token_id`, which is <|endoftext|> in Whisper, fail to strip it, and show it to the
     decoder twice (huggingface/transformers#29973).
     """
     prompt = prompt_ids(tokenizer, language)[1:]
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    texts = tokenizer([f" {s}" for s in sentences], add_special_tokens=False).input_ids if sentences else []
+    sentences = [f" {cleaned(sentence)}" for sentence in sentences]
+    texts = tokenizer(sentences, add_special_tokens=False).input_ids if sentences else []
+    added = tokenizer.added_tokens_decoder
+
+    def whole(text: str, ids: list[int]) -> bool:
+        """Whether they are that text, and not what controls the decoder; of a user's own tokens some do not decode."""
+        met = [added[token] for token in ids if token in added]
+        control = any(token.special or CONTROL.fullmatch(token.content) for token in met)
+        return not met or not control and tokenizer.backend_tokenizer.decode(ids) == text
+
+    texts = [ids if whole(s, ids) else _spelt(tokenizer, s) for s, ids in zip(sentences, texts)]
     return [[*prompt, *text, end] for text in texts]
+
+
+def _spelt(tokenizer, text: str) -> list[int]:
+    """The tokens of `text` with none of those that were added to the vocabulary. transformers' `split_special_tokens`
+    would leave <|0.00|> one token, as the timestamps are not called special."""
+    inner = tokenizer.backend_tokenizer
+    return [token.id for word, _ in inner.pre_tokenizer.pre_tokenize_str(text) for token in inner.model.tokenize(word)]
 
 
 def labelled(clips, tokenizer, language: str) -> list[dict]:
