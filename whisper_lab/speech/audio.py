@@ -52,13 +52,16 @@ def received(rate: int, samples: np.ndarray) -> Received:
     return Received(rate, kind, floats.shape[1], len(floats) / rate, _fit(RECORDING, rate, floats))
 
 
-def read(path: str | Path, expected_seconds: float | None = None) -> np.ndarray:
-    """The sound in `path` as (samples,) float32 at `SAMPLE_RATE`, channels averaged, amplitudes in [-1, 1].
+def read(
+    path: str | Path, expected_seconds: float | None = None, start: float = 0, end: float | None = None
+) -> np.ndarray:
+    """The sound in `path` as (samples,) float32 at `SAMPLE_RATE`, channels averaged, amplitudes in [-1, 1]; of it,
+    what is between `start` and `end` (seconds; None: its end).
 
     Raises AudioError for a file that is missing, empty, not audio, without sound, or cut short: by its own header, or,
     since an MP3 without one does not know its length, against `expected_seconds` (a release's `clip_durations.tsv`).
     """
-    return np.concatenate([*_sound(path, expected_seconds=expected_seconds)])
+    return np.concatenate([*_sound(path, start, end, expected_seconds)])
 
 
 def blocks(path: str | Path, start: float = 0, end: float | None = None, seconds: float = 30) -> Iterator[np.ndarray]:
