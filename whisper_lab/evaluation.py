@@ -36,7 +36,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="what feature-pipeline.py --corpus takes: features are made where a model needs others than --features, "
         "and the worst clips can be listened to")
     add("--language", default="sv-SE", help="of --corpus (default sv-SE)")
-    add("--columns", nargs="+", default=[], metavar="KEY=NAME", help="of --corpus, as in feature-pipeline.py")
+    add("--columns", nargs="+", type=command.pair, default=[], metavar="KEY=NAME",
+        help="of --corpus, as in feature-pipeline.py")
     add("--split", default="test", help="default test")
     add("--limit", type=int, metavar="N", help="only the split's first N clips")
     add("--batch-size", type=int, metavar="N", help="clips at 30 s, more on short windows (default 16; 64 on a GPU)")
@@ -51,9 +52,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     for name in ("limit", "batch_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is a number from 1 up")
-    for pair in args.columns:
-        if not all(pair.partition("=")):
-            parser.error(f"--columns takes KEY=NAME, as in text=transcription, not {pair!r}")
     return args
 
 
@@ -70,7 +68,7 @@ def main() -> None:
     read = corpus.read(args.corpus, args.language, [args.split], args.limit, columns) if args.corpus else None
     if features:
         features.split(args.split)  # raises, if there is none, before anything is read
-    if not read and features and features.manifest["corpus"]["name"] == "sample":
+    if not read and features and corpus.bundled(features.manifest["corpus"]):
         read = corpus.read("sample", features.manifest["corpus"]["language"], [args.split], args.limit)
     found = {name: rows for path in args.hypotheses for name, rows in sources.texts(Path(path), args.split).items()}
     given = {name: sources.by_id(name, rows) for name, rows in found.items()}

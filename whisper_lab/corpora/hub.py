@@ -1,13 +1,16 @@
-"""Datasets of the Hugging Face Hub that hold sound and text, and local folders of the same Parquet files.
+"""Datasets of the Hugging Face Hub that hold sound and text, and local folders of the same Parquet files, or of what
+`datasets` saved with save_to_disk.
 
 `datasets` finds the files of each split; pyarrow reads them. `load_dataset` itself would copy the sound twice more,
 read every split for the sake of one, and asks for torchcodec wherever the files are not Parquet.
 """
 
 import json
+import os
 import posixpath
 import re
 import sys
+from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -59,13 +62,29 @@ def read(
             )
         wanted = [split for split in splits or rows.USUAL if split in there] or list(there)
         entries = {split: _entries(origin, split, limit, columns or {}) for split in wanted}
-    clips = rows.settle(rows.clips(entries), splits, limit, source)
-    return Corpus(origin.name, origin.version, language, clips, origin.licence)
+    clips, left_out = rows.settle(*rows.clips(entries), splits, limit, source)
+    return Corpus(origin.name, origin.version, language, clips, origin.licence, left_out)
 
 
 def holds(folder: Path) -> bool:
-    """Whether a local folder has Parquet files as `datasets` and the Hub lay them out."""
-    return any(any(folder.glob(pattern)) for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet"))
+    """Whether a local folder has Parquet files as `datasets` and the Hub lay them out, or what it saved."""
+    return bool(_saved(folder)) or any(
+        any(folder.glob(pattern)) for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet")
+    )
+
+
+def _saved(folder: Path) -> dict[str, list[str]]:
+    """The Arrow files of each split of what Dataset.save_to_disk or DatasetDict.save_to_disk wrote; none elsewhere."""
+    if (folder / "dataset_dict.json").is_file():
+        parts = {split: folder / split for split in files.read_json(folder / "dataset_dict.json")["splits"]}
+    else:
+        parts = {"train": folder}
+    states = {split: part / "state.json" for split, part in parts.items()}
+    return {
+        rows.split_name(split): [str(place.parent / file["filename"]) for file in files.read_json(place)["_data_files"]]
+        for split, place in states.items()
+        if place.is_file()
+    }
 
 
 def _remote(source: str) -> Origin:
@@ -120,13 +139,20 @@ def _converted(name: str, config: str | None, revision: str | None, reason: str)
 def _local(folder: Path) -> Origin:
     from huggingface_hub import DatasetCard
 
+    if splits := _saved(folder):
+        paths = [Path(address) for addresses in splits.values() for address in addresses]
+        return Origin(folder.resolve().name, "", _cache_of(folder, paths), splits)
     paths = sorted(folder.rglob("*.parquet"))
     card = DatasetCard.load(folder / "README.md").data.to_dict() if (folder / "README.md").is_file() else {}
     options = _options(folder, [path.relative_to(folder).as_posix() for path in paths], card.get("configs") or [])
     _, splits = _data_files(str(folder), None, options)
+    return Origin(folder.resolve().name, "", _cache_of(folder, paths), splits, stated_licence(card))
+
+
+def _cache_of(folder: Path, paths: list[Path]) -> Path:
+    """For what is in the files `paths` of a local folder, as they are now."""
     state = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-    name = folder.resolve().name
-    return Origin(name, "", _cache(f"{name}-{files.digest(state)[:12]}"), splits, stated_licence(card))
+    return _cache(f"{folder.resolve().name}-{files.digest(state)[:12]}")
 
 
 def _cache(name: str) -> Path:
@@ -187,11 +213,11 @@ def _data_files(name: str, commit: str | None, options: dict[str, str]) -> tuple
     return builder.name, splits
 
 
-def _entries(origin: Origin, split: str, limit: int | None, columns: dict[str, str]) -> list[tuple]:
+def _entries(origin: Origin, split: str, limit: int | None, columns: dict[str, str]) -> list[rows.Entry]:
     """What `rows.clips` takes, of the first `limit` rows."""
     from tqdm import tqdm
 
-    entries: list[tuple] = []
+    entries: list[rows.Entry] = []
     with tqdm(desc=f"{origin.name} {split}", unit=" clips", disable=None) as bar:
         for address in origin.splits[split]:
             left = None if limit is None else limit - len(entries)
@@ -199,12 +225,29 @@ def _entries(origin: Origin, split: str, limit: int | None, columns: dict[str, s
                 break
             folder = unpacking.written(address, origin.folder, left, columns, origin.name, bar.update)
             lines = (folder / unpacking.LISTING).read_text(encoding="utf-8").split("\n")
-            for clip in map(json.loads, filter(None, lines[:left])):
+            named: dict[str, str] = {}
+            for number, clip in enumerate(map(json.loads, filter(None, lines[:left])), 1):
                 row = clip["row"] | {"audio": clip["name"]}
-                named = rows.match(list(row), columns | {"audio": "audio"}, origin.name)
+                named = named or rows.match(list(row), columns | {"audio": "audio"}, origin.name)
+                # What is inside is the clip: where it was cut from is no part of it.
+                ours = {kind: column for kind, column in named.items() if kind not in ("start", "end")}
                 name = f"{split}/{folder.name}/{Path(clip['file']).stem}/{clip['name']}"
-                entries.append((row, named, folder / clip["file"], name))
-    return entries
+                place = f"{PurePosixPath(address).name}, row {number}"
+                entries.append(rows.Entry(row, ours, str(folder / clip["file"]), name, place))
+    return _copies_as_one(entries)
+
+
+def _copies_as_one(entries: list[rows.Entry]) -> list[rows.Entry]:
+    """The rows of a split, where those of one sound, byte for byte, name one file. Compared are rows of one size that
+    have their name or their sentence in common."""
+    alike, sizes = defaultdict(list), [os.path.getsize(entry.file) for entry in entries]
+    for entry, size in zip(entries, sizes):
+        for said in (entry.row["audio"], "\n" + entry.row[entry.named["text"]]):
+            alike[size, said].append(entry.file)
+    compared = {file for (size, _), found in alike.items() if size and len(found) > 1 for file in found}
+    first: dict[str, rows.Entry] = {}
+    ones = [first.setdefault(files.file_digest(Path(e.file)), e) if e.file in compared else e for e in entries]
+    return [entry._replace(file=one.file, name=one.name) for entry, one in zip(entries, ones)]
 
 
 @contextmanager
