@@ -47,14 +47,16 @@ def write(run) -> None:
 
 def _report(run, plan: dict) -> None:
     found = plan["corpus"]
-    source = run.options.audio or ("sample" if found["name"] == "sample" else None)
+    source = run.options.audio or ("sample" if corpus.bundled(found) else None)
     report.write(
         run.folder / "report.html",
         run.folder.name,
         run.features.clips("test").to_pylist(),
         {"tuned": run.tuned["test"].texts, "untuned": run.untuned["test"].texts},
         {"corpus": f"{found['name']} {found['version']}, {found['language']}", "split": "test"},
-        sources.sounds(corpus.read(source, found["language"], ["test"]) if source else None),
+        sources.sounds(
+            corpus.read(source, found["language"], ["test"], columns=run.options.named_columns) if source else None
+        ),
     )
 
 

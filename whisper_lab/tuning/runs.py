@@ -63,6 +63,7 @@ class Run:
             self.recipe.perturb,
             self.recipe.bpe_dropout,
             options.audio,
+            options.named_columns,
         )
         self._prepare()
         if processes.first():
