@@ -70,7 +70,7 @@ class Sheet:
         found = list(self._scanned(lines, plain, free))
         quoted, bare = (sum(line.style == style for line in found) for style in ("quoted", "bare"))
         for line in found:
-            self._judge(line, quoted > bare or (quoted == bare and free), free)
+            self._judge(line, free or quoted > bare)
         self._judge_neighbours(found)
         return found
 
@@ -138,10 +138,10 @@ class Sheet:
             return len(cells) > self._key and bool(RECORDING.search(cells[self._key]))
         return len(cells) >= len(self.first)
 
-    def _judge(self, line: Line, quoted: bool, free: bool) -> None:
-        """Choose between the cells with and without marks: `quoted` is what most of the file is."""
+    def _judge(self, line: Line, quoted: bool) -> None:
+        """Choose between the cells with and without marks: `quoted` is what the file is, or most of it."""
         cells, width = line.cells, len(self.first)
-        if line.style == "quoted" and (quoted or (free and len(cells) != width)):
+        if line.style == "quoted" and quoted:
             line.cells = line.quoted
         elif line.style == "quoted" or (line.style == "bare" and quoted and _opens(cells)):
             line.fail("unclear quotation marks", "not like those of the other rows: ", self._key)
@@ -157,17 +157,17 @@ class Sheet:
         one: so where a line end is in the first or the last cell. Not so where it completes a row cut before it."""
         before, held, loose = None, 0, False  # the line before; cells of a cut row; whether pieces are of no row yet
         for line in (line for line in found if line.text.strip()):
-            if self._is_piece(line):
+            if not self._is_piece(line):
+                if loose:
+                    line.fail("row cut by a line end", key=self._key)
+                held, loose = len(line.cells) if len(line.cells) < len(self.first) and not loose else 0, False
+            else:
                 line.fail("row cut by a line end", key=self._key)
                 if before and not held:
                     before.fail("row cut by a line end", key=self._key)
                 held = held + len(line.cells) - 1 if held else 0
-                loose = held != len(self.first)
-                held = held if loose else 0
-            else:
-                if loose:
-                    line.fail("row cut by a line end", key=self._key)
-                held, loose = len(line.cells) if len(line.cells) < len(self.first) and not loose else 0, False
+                loose = held != len(self.first) and self._key > 0  # what begins with its recording has lost no piece
+                held = 0 if held == len(self.first) else held
             before = line
 
     def _is_piece(self, line: Line) -> bool:

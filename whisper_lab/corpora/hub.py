@@ -77,8 +77,10 @@ def _saved(folder: Path) -> dict[str, list[str]]:
     """The Arrow files of each split of what Dataset.save_to_disk or DatasetDict.save_to_disk wrote; none elsewhere."""
     if (folder / "dataset_dict.json").is_file():
         parts = {split: folder / split for split in files.read_json(folder / "dataset_dict.json")["splits"]}
+    elif (folder / "state.json").is_file():
+        parts = {rows.SPLITS.get(str(files.read_json(folder / "state.json").get("_split")), "train"): folder}
     else:
-        parts = {"train": folder}
+        return {}
     states = {split: part / "state.json" for split, part in parts.items()}
     return {
         rows.split_name(split): [str(place.parent / file["filename"]) for file in files.read_json(place)["_data_files"]]

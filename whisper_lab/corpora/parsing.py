@@ -168,7 +168,7 @@ def _cell(key: str, value, named: dict[str, str]) -> str:
     """A JSON value as a table would have it; that of {"audio": {"path": …}} is the path. Raises Unusable."""
     if key == named["audio"] and isinstance(value, dict):
         value = value.get("path")
-    if isinstance(value, dict | list) and key in named.values():
+    if isinstance(value, dict | list) and key in named.values() and key != named.get("seconds"):
         raise Unusable("no text in a cell", f"{key}: {json.dumps(value, ensure_ascii=False)[:60]}")
     if value is None or isinstance(value, dict | list) or (isinstance(value, float) and math.isnan(value)):
         return ""

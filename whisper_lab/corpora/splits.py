@@ -31,8 +31,9 @@ def read(
     """As corpus.read, with `train` made of `train_splits`; and how many clips were kept out of it, by reason."""
     read = corpus.read(source, language, needed(splits, train_splits), limit, columns)
     arranged, kept_out = arrange(read.splits, splits, train_splits)
-    own = {split: "train" if split in train_splits else split if split in arranged else "" for split in read.left_out}
-    left_out = rows.joined(*({own[split]: found} for split, found in read.left_out.items()))
+    of_train = [{"train": found} for split, found in read.left_out.items() if split in train_splits]
+    others = {split: read.left_out[split] for split in ("", *arranged) if split in read.left_out.keys() - train_splits}
+    left_out = rows.joined(*of_train, others)
     lacking = [split for split in OFFICIAL if split not in arranged]
     if splits is None and lacking and "train" in arranged:
         print(

@@ -103,11 +103,11 @@ def _listed(folder: Path) -> list[tuple[str, Path]]:
     found = [(_split_of(p), p) for p in sorted(folder.iterdir()) if p.suffix.lower() in KINDS and p.is_file()]
     found = [(split, p) for split, p in found if split or p.suffix.lower() != ".json"]
     for above in [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]:
-        for name in (form for split in SPLITS for form in (split, split.capitalize(), split.upper())):
-            if (above / name).is_dir():
-                inner = sorted(p for p in (above / name).iterdir() if p.suffix.lower() in KINDS - {".json"})
-                inner = [p for p in inner if p.stem == "metadata"] or inner
-                found += [(SPLITS[name.lower()], p) for p in inner]
+        named = sorted(name for name in os.listdir(above) if name.lower() in SPLITS and (above / name).is_dir())
+        for name in named:
+            inner = sorted(p for p in (above / name).iterdir() if p.suffix.lower() in KINDS - {".json"})
+            inner = [p for p in inner if p.stem == "metadata"] or inner
+            found += [(SPLITS[name.lower()], p) for p in inner]
     return found
 
 
