@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from whisper_lab import LabError
-from whisper_lab.corpora import corpus, rows, splits
+from whisper_lab.corpora import corpus, drawing, splits
 
 
 def test_the_release_as_it_is(release):
@@ -111,7 +111,7 @@ def test_a_release_without_splits_draws_them_from_what_was_approved(release, cap
     (release / "sv-SE" / "other.tsv").write_text("\t".join(lines(release, "validated")[0]) + "\n", "utf-8")
     whole = corpus.read(str(release), "sv-SE", ["validated"]).splits["validated"]
     drawn = corpus.read(str(release), "sv-SE")
-    assert drawn.splits == rows.draw(whole) and drawn.name == "Common Voice"
+    assert drawn.splits == drawing.draw(whole) and drawn.name == "Common Voice"
     assert "no train, dev and test: they are drawn from validated.tsv" in capfd.readouterr().err
     arranged, kept_out = splits.read(str(release), "sv-SE", None, ["validated"])
     assert {split: len(clips) for split, clips in arranged.splits.items()} == {"train": 10, "dev": 1, "test": 1}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from whisper_lab import LabError, text
-from whisper_lab.corpora import corpus, rows, tables
+from whisper_lab.corpora import corpus, drawing, tables
 from whisper_lab.corpora.corpus import SAMPLE, Clip
 from whisper_lab.speech import audio
 from whisper_lab.speech.features import Extract, FrontEnd, Rejected
@@ -291,11 +291,11 @@ def whole(count: int, speakers: int, sentences: int) -> list[Clip]:
 )
 def test_drawn_splits_are_complete_apart_and_the_same_in_any_order(count, speakers, sentences):
     clips = whole(count, speakers, sentences)
-    drawn = rows.draw(clips)
+    drawn = drawing.draw(clips)
     assert list(drawn) == ["train", "dev", "test"] and all(drawn.values())
     assert sorted(c.id for part in drawn.values() for c in part) == sorted(c.id for c in clips)
     random.Random(1).shuffle(clips)
-    again = rows.draw(clips)
+    again = drawing.draw(clips)
     assert {s: {c.id for c in part} for s, part in again.items()} == {s: {c.id for c in p} for s, p in drawn.items()}
 
     def shared(of) -> set:
@@ -357,7 +357,7 @@ def test_folders_of_splits_anywhere_in_the_names_are_kept(tmp_path):
 def test_clips_of_no_word_are_not_what_is_judged_by():
     for count in (3, 12, 40):
         clips = [Clip(str(n), "", f"Mening {n}" if n % 3 else "" if n % 2 else "…") for n in range(count)]
-        drawn = rows.draw(clips)
+        drawn = drawing.draw(clips)
         assert sum(map(len, drawn.values())) == count
         assert all(text.normalise(clip.sentence) for split in ("dev", "test") for clip in drawn[split])
         assert count < 12 or (drawn["dev"] and drawn["test"])

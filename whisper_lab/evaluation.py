@@ -58,7 +58,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from . import files
-    from .corpora import corpus, rows
+    from .corpora import corpus
     from .scores import sources
     from .stores import streaming
     from .whisper import checkpoint
@@ -67,7 +67,7 @@ def main() -> None:
     columns = dict(pair.split("=", 1) for pair in args.columns)
     read = corpus.read(args.corpus, args.language, [args.split], args.limit, columns) if args.corpus else None
     if read and any(read.left_out.values()):
-        print(f"{args.corpus}{rows.unused(read.left_out)}")
+        print(f"{args.corpus}{corpus.unused(read.left_out)}")
     if features:
         features.split(args.split)  # raises, if there is none, before anything is read
     if not read and features and corpus.bundled(features.manifest["corpus"]):

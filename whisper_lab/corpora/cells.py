@@ -16,7 +16,7 @@ LINE_END = re.compile(r"\r\n|\n|\r")  # nothing else: U+2028 and form feeds belo
 QUOTED = re.compile(r'"((?:[^"]+|"")*+)" *')
 RECORDING = re.compile(rf'({"|".join(map(re.escape, sorted(SOUND)))})"?\s*$', re.IGNORECASE)
 FEWEST = 5  # rows, from which on a column of nothing but quoted cells is its writer's doing
-LONGEST = 60  # characters of a line that are shown
+LONGEST = 120  # characters of a line that are shown
 
 
 @dataclass
@@ -34,8 +34,8 @@ class Line:
     problem: tuple[str, str] | None = None  # the reason in words that can be counted, and details
 
     def fail(self, reason: str, detail: str = "", key: int = 0) -> None:
-        """For `reason`; shown is what begins with column `key`, or all if there is nothing."""
-        text = " | ".join(self.cells[key:]).strip(" |") or " | ".join(self.cells)
+        """For `reason`; shown are the cells from column `key` on, or all if that one is empty."""
+        text = " | ".join(self.cells[key if any(self.cells[key : key + 1]) else 0 :])
         self.problem = self.problem or (reason, detail + (text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"))
 
 

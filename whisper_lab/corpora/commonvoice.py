@@ -18,8 +18,8 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from .. import LabError, files
-from . import parsing, rows, spontaneous
-from .corpus import SAMPLE, Corpus, LeftOut
+from . import drawing, parsing, rows, spontaneous
+from .corpus import SAMPLE, Corpus, LeftOut, joined, unused
 from .recordings import Recordings
 
 ARCHIVES = (".tar.gz", ".tgz")
@@ -48,9 +48,9 @@ def read(path: Path, language: str, splits: list[str] | None = None, limit: int 
     if spontaneous.holds(folder):
         return spontaneous.read(folder, language, splits, limit)
     root = _language_folder(folder, language)
-    wanted = splits or [*rows.USUAL, *(["aside"] if (root / "aside.tsv").is_file() else [])]
+    wanted = splits or [*drawing.USUAL, *(["aside"] if (root / "aside.tsv").is_file() else [])]
     there = {p.stem for p in root.glob("*.tsv")} - NO_SPLITS
-    drawn = [split for split in wanted if split in rows.USUAL] if not there & set(rows.USUAL) else []
+    drawn = [split for split in wanted if split in drawing.USUAL] if not there & set(drawing.USUAL) else []
     drawn = drawn if APPROVED in there else []
     if missing := [split for split in wanted if split not in {*there, *drawn}]:
         found = ", ".join(sorted(there)) or "none"
@@ -60,14 +60,14 @@ def read(path: Path, language: str, splits: list[str] | None = None, limit: int 
     for split in dict.fromkeys(APPROVED if split in drawn else split for split in wanted):
         entries[split], left_out[split] = _entries(root, split, seconds, recordings)
     clips, again = rows.clips(entries)
-    left_out = rows.joined(left_out, again)
+    left_out = joined(left_out, again)
     if drawn:
         print(f"{root} has no train, dev and test: they are drawn from {APPROVED}.tsv", file=sys.stderr)
-        clips |= rows.draw(clips[APPROVED])
+        clips |= drawing.draw(clips[APPROVED])
     for split in wanted:
         if not clips[split]:
             source = APPROVED if split in drawn else split
-            raise LabError(f"{root / source}.tsv has too few rows for {split}{rows.unused(left_out)}")
+            raise LabError(f"{root / source}.tsv has too few rows for {split}{unused(left_out)}")
     left_out = {split if split in wanted else "": found for split, found in left_out.items() if found}
     name, version = _named(root)
     return Corpus(name, version, root.name, {split: clips[split][:limit] for split in wanted}, left_out=left_out)

@@ -68,6 +68,18 @@ class Corpus:
         return digest.hexdigest()
 
 
+def joined(*parts: dict[str, list[LeftOut]]) -> dict[str, list[LeftOut]]:
+    """What is left out of each split, of several kinds."""
+    return {split: [row for part in parts for row in part.get(split, ())] for part in parts for split in part}
+
+
+def unused(left_out: dict[str, list[LeftOut]]) -> str:
+    """How many rows are left out, and why the first is, for a message; "" if there are none."""
+    rows = [row for rows in left_out.values() for row in rows]
+    first = " ".join(": ".join(rows[0]).split()) if rows else ""
+    return f"; left out: {len(rows)} rows, such as {first}" if rows else ""
+
+
 def bundled(corpus: dict) -> bool:
     """Whether the identity of a corpus is the sample's: commonvoice gives it to what lies where the sample does only,
     and to a set of its clips too, whatever they are."""

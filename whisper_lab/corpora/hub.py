@@ -6,17 +6,15 @@ read every split for the sake of one, and asks for torchcodec wherever the files
 """
 
 import json
-import os
 import posixpath
 import re
 import sys
-from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from .. import LabError, files
-from . import rows, tables, unpacking
+from . import drawing, rows, tables, unpacking
 from .corpus import Corpus
 
 CONVERTED = "refs/convert/parquet"  # the Hub's own Parquet copy, of up to 5 GB a split
@@ -60,33 +58,17 @@ def read(
             raise LabError(
                 f"{source} has no split {absent[0]} (splits found: {', '.join(there)}); choose with --splits"
             )
-        wanted = [split for split in splits or rows.USUAL if split in there] or list(there)
+        wanted = [split for split in splits or drawing.USUAL if split in there] or list(there)
         entries = {split: _entries(origin, split, limit, columns or {}) for split in wanted}
-    clips, left_out = rows.settle(*rows.clips(entries), splits, limit, source)
+    clips, left_out = drawing.settle(*rows.clips(entries), splits, limit, source)
     return Corpus(origin.name, origin.version, language, clips, origin.licence, left_out)
 
 
 def holds(folder: Path) -> bool:
     """Whether a local folder has Parquet files as `datasets` and the Hub lay them out, or what it saved."""
-    return bool(_saved(folder)) or any(
+    return bool(unpacking.saved(folder)) or any(
         any(folder.glob(pattern)) for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet")
     )
-
-
-def _saved(folder: Path) -> dict[str, list[str]]:
-    """The Arrow files of each split of what Dataset.save_to_disk or DatasetDict.save_to_disk wrote; none elsewhere."""
-    if (folder / "dataset_dict.json").is_file():
-        parts = {split: folder / split for split in files.read_json(folder / "dataset_dict.json")["splits"]}
-    elif (folder / "state.json").is_file():
-        parts = {rows.SPLITS.get(str(files.read_json(folder / "state.json").get("_split")), "train"): folder}
-    else:
-        return {}
-    states = {split: part / "state.json" for split, part in parts.items()}
-    return {
-        rows.split_name(split): [str(place.parent / file["filename"]) for file in files.read_json(place)["_data_files"]]
-        for split, place in states.items()
-        if place.is_file()
-    }
 
 
 def _remote(source: str) -> Origin:
@@ -141,7 +123,7 @@ def _converted(name: str, config: str | None, revision: str | None, reason: str)
 def _local(folder: Path) -> Origin:
     from huggingface_hub import DatasetCard
 
-    if splits := _saved(folder):
+    if splits := unpacking.saved(folder):
         paths = [Path(address) for addresses in splits.values() for address in addresses]
         return Origin(folder.resolve().name, "", _cache_of(folder, paths), splits)
     paths = sorted(folder.rglob("*.parquet"))
@@ -211,7 +193,7 @@ def _data_files(name: str, commit: str | None, options: dict[str, str]) -> tuple
         raise LabError(f"{name}: {' '.join(str(error).split())}") from error
     splits: dict[str, list[str]] = {}
     for split, addresses in (builder.config.data_files or {}).items():
-        splits.setdefault(rows.split_name(str(split)), []).extend(map(str, addresses))
+        splits.setdefault(drawing.split_name(str(split)), []).extend(map(str, addresses))
     return builder.name, splits
 
 
@@ -236,20 +218,7 @@ def _entries(origin: Origin, split: str, limit: int | None, columns: dict[str, s
                 name = f"{split}/{folder.name}/{Path(clip['file']).stem}/{clip['name']}"
                 place = f"{PurePosixPath(address).name}, row {number}"
                 entries.append(rows.Entry(row, ours, str(folder / clip["file"]), name, place))
-    return _copies_as_one(entries)
-
-
-def _copies_as_one(entries: list[rows.Entry]) -> list[rows.Entry]:
-    """The rows of a split, where those of one sound, byte for byte, name one file. Compared are rows of one size that
-    have their name or their sentence in common."""
-    alike, sizes = defaultdict(list), [os.path.getsize(entry.file) for entry in entries]
-    for entry, size in zip(entries, sizes):
-        for said in (entry.row["audio"], "\n" + entry.row[entry.named["text"]]):
-            alike[size, said].append(entry.file)
-    compared = {file for (size, _), found in alike.items() if size and len(found) > 1 for file in found}
-    first: dict[str, rows.Entry] = {}
-    ones = [first.setdefault(files.file_digest(Path(e.file)), e) if e.file in compared else e for e in entries]
-    return [entry._replace(file=one.file, name=one.name) for entry, one in zip(entries, ones)]
+    return rows.copies_as_one(entries)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from .. import LabError
 from ..text import normalise
-from . import corpus, rows
+from . import corpus
 from .corpus import Clip, Corpus
 
 OFFICIAL = ("train", "dev", "test")
@@ -33,7 +33,7 @@ def read(
     arranged, kept_out = arrange(read.splits, splits, train_splits)
     of_train = [{"train": found} for split, found in read.left_out.items() if split in train_splits]
     others = {split: read.left_out[split] for split in ("", *arranged) if split in read.left_out.keys() - train_splits}
-    left_out = rows.joined(*of_train, others)
+    left_out = corpus.joined(*of_train, others)
     lacking = [split for split in OFFICIAL if split not in arranged]
     if splits is None and lacking and "train" in arranged:
         print(

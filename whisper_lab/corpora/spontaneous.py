@@ -11,8 +11,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from .. import LabError
-from . import rows, tables
-from .corpus import Corpus, LeftOut
+from . import drawing, rows, tables
+from .corpus import Corpus, LeftOut, joined
 from .recordings import Recordings
 
 NAME = "Common Voice Spontaneous Speech"
@@ -42,19 +42,21 @@ def read(path: Path, language: str, splits: list[str] | None = None, limit: int 
     (table,) = chosen
     root = table.parent
     named, entries, unusable = tables.listed(table, root, {}, Recordings(root, ("audios", "clips", "")))
-    entries, fewer_votes = _most_voted(entries)
+    # Its durations are a browser's, and some are 0: a clip that they make too short is none.
+    ours = {kind: column for kind, column in named.items() if kind != "seconds"}
+    entries, fewer_votes = _most_voted([entry._replace(named=ours) for entry in entries])
     by_split = defaultdict(list)
     for entry in entries:
-        own = rows.split_name(entry.row[named["split"]]) if "split" in named else ""
+        own = drawing.split_name(entry.row[named["split"]]) if "split" in named else ""
         by_split[own or UNASSIGNED].append(entry)
     clips, again = rows.clips(by_split)
-    left_out = rows.joined({"": unusable + fewer_votes}, again)
-    if not any(clips.get(split) for split in rows.USUAL):
+    left_out = joined({"": unusable + fewer_votes}, again)
+    if not any(clips.get(split) for split in drawing.USUAL):
         print(f"{table} names no train, dev and test: they are drawn from what has a transcription", file=sys.stderr)
-        clips |= rows.draw([clip for clip in clips[UNASSIGNED] if clip.sentence])
+        clips |= drawing.draw([clip for clip in clips[UNASSIGNED] if clip.sentence])
         left_out[""] += [(clip.id, "empty sentence", "") for clip in clips[UNASSIGNED] if not clip.sentence]
         left_out[""] += left_out.pop(UNASSIGNED, [])
-    clips, left_out = rows.settle(clips, left_out, splits, limit, table)
+    clips, left_out = drawing.settle(clips, left_out, splits, limit, table)
     version = root.resolve().name.removesuffix(f"-{language}")
     version = version.removeprefix("sps-corpus-") if version.startswith("sps-corpus-") else ""
     return Corpus(NAME, version, language, clips, left_out=left_out)

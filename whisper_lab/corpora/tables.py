@@ -13,9 +13,10 @@ from pathlib import Path, PurePosixPath
 
 from .. import LabError
 from . import parsing
-from .corpus import SHEETS, Corpus, LeftOut
+from .corpus import SHEETS, Corpus, LeftOut, joined, unused
+from .drawing import SPLITS, USUAL, settle, split_name
 from .recordings import SOUND, Recordings
-from .rows import SPLITS, USUAL, Entry, clips, joined, match, settle, split_name, unused
+from .rows import Entry, clips, match
 
 KINDS = {".tsv", ".csv", ".jsonl", ".json"}
 ALONE = KINDS | {".txt"}  # where it is named itself: Excel's "Unicode text"

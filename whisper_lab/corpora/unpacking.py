@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 
 from .. import LabError, files
+from . import drawing
 from .rows import match
 
 ROWS = 32  # clips in memory at a time
@@ -29,6 +30,22 @@ def suffix(sound: bytes) -> str:
         return ".m4a"
     known = next((ending for sign, ending in SIGNS.items() if sound.startswith(sign)), "")
     return known or (".mp3" if len(sound) > 1 and sound[0] == 0xFF and sound[1] & 0xE0 == 0xE0 else "")
+
+
+def saved(folder: Path) -> dict[str, list[str]]:
+    """The Arrow files of each split of what Dataset.save_to_disk or DatasetDict.save_to_disk wrote; none elsewhere."""
+    if (folder / "dataset_dict.json").is_file():
+        parts = {split: folder / split for split in files.read_json(folder / "dataset_dict.json")["splits"]}
+    elif (folder / "state.json").is_file():
+        parts = {drawing.SPLITS.get(str(files.read_json(folder / "state.json").get("_split")), "train"): folder}
+    else:
+        return {}
+    states = {split: part / "state.json" for split, part in parts.items()}
+    listed = {split: files.read_json(place)["_data_files"] for split, place in states.items() if place.is_file()}
+    return {
+        drawing.split_name(split): [str(parts[split] / file["filename"]) for file in found]
+        for split, found in listed.items()
+    }
 
 
 def written(address: str, into: Path, left: int | None, columns: dict[str, str], name: str, progress) -> Path:
