@@ -31,9 +31,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     # fmt: off
     add = parser.add_argument_group("what to read").add_argument
     add("--corpus", default="sample", metavar="SOURCE",
-        help="'sample' (default); a Common Voice release as a folder or .tar.gz; mdc:sv-SE (the newest) or mdc:ID of "
-        "Mozilla Data Collective; hub:NAME[:CONFIG][@REVISION]; one's own: a TSV, CSV or JSONL file, a folder of such, "
-        "or a folder in audiofolder or Parquet layout")
+        help="'sample' (default); a Common Voice release, scripted or spontaneous, as a folder or .tar.gz; mdc:sv-SE "
+        "(the newest) or mdc:ID of Mozilla Data Collective; hub:NAME[:CONFIG][@REVISION]; one's own: a TSV, CSV or "
+        "JSONL file, a folder of such, a folder in audiofolder or Parquet layout, or of datasets' save_to_disk")
     add("--columns", nargs="+", type=command.pair, default=[], metavar="KEY=NAME",
         help="what columns are called, where the guess is wrong; keys: audio text speaker split id age gender accents "
         "seconds start end down_votes; with start and end (or seconds), a clip is that part of its file")

@@ -19,7 +19,7 @@ FEWEST = 5  # rows, from which on a column of nothing but quoted cells is its wr
 LONGEST = 120  # characters of a line that are shown
 
 
-@dataclass
+@dataclass(slots=True)
 class Line:
     """What may be a row: where it begins, its cells, and why it is none. `quoted` are its cells if marks are taken off.
 
@@ -27,7 +27,6 @@ class Line:
     """
 
     number: int
-    text: str
     cells: list[str]
     quoted: list[str] | None = None
     style: str = ""
@@ -77,10 +76,10 @@ class Sheet:
     def _scanned(self, lines: list[tuple[int, int, int]], plain: list[list[str]], free: bool) -> Iterator[Line]:
         """`free` says that the writer may have quoted any cell, not only those that need it."""
         at, doubtful = 0, 0  # where the quoted row, or the one that may be several, ends
-        for index, ((number, start, end), cells) in enumerate(zip(lines, plain)):
+        for index, ((number, start, _), cells) in enumerate(zip(lines, plain)):
             if start < at:
                 continue
-            line = Line(number, self.content[start:end], cells)
+            line = Line(number, cells)
             if start < doubtful:
                 line.fail("unclear quotation marks", key=self._key)
             elif _opens(cells) and (row := self._quoted_row(start)) and len(row[0]) == len(self.first):
@@ -119,8 +118,10 @@ class Sheet:
 
     def _may_be_several(self, inside: list[list[str]]) -> bool:
         """Whether a quoted row over the lines `inside`, of which one names a recording, may be a piece and a row."""
-        named = self._names(inside[0])
-        wide = [len(cells) >= len(self.first) and not (named and cells[self._key].strip()) for cells in inside]
+        width, named = len(self.first), self._names(inside[0])
+        if not self._suffixed and len(inside) > 1 and len(inside[0]) >= width and not _opens(inside[0][-1:]):
+            return True
+        wide = [len(cells) >= width and not (named and cells[self._key].strip()) for cells in inside]
         return any(wide[1:-1]) or (len(inside[0]) > 1 and any(wide[1:]))
 
     def _names(self, cells: list[str]) -> bool:
@@ -131,12 +132,6 @@ class Sheet:
         whole = [cells for cells in plain if len(cells) == len(self.first)]
         columns = zip(*whole) if len(whole) >= FEWEST else ()
         return any(all(QUOTED.fullmatch(cell) for cell in column) for column in columns)
-
-    def _begins(self, cells: list[str]) -> bool:
-        """Whether the cells name a recording where they should, so that they are not a row's second half."""
-        if self._suffixed:
-            return len(cells) > self._key and bool(RECORDING.search(cells[self._key]))
-        return len(cells) >= len(self.first)
 
     def _judge(self, line: Line, quoted: bool) -> None:
         """Choose between the cells with and without marks: `quoted` is what the file is, or most of it."""
@@ -156,7 +151,7 @@ class Sheet:
         """A piece that is no row may belong to the line before or after, which then looks like a row, but is half of
         one: so where a line end is in the first or the last cell. Not so where it completes a row cut before it."""
         before, held, loose = None, 0, False  # the line before; cells of a cut row; whether pieces are of no row yet
-        for line in (line for line in found if line.text.strip()):
+        for line in (line for line in found if any(map(str.strip, line.cells))):
             if not self._is_piece(line):
                 if loose:
                     line.fail("row cut by a line end", key=self._key)
@@ -171,10 +166,13 @@ class Sheet:
             before = line
 
     def _is_piece(self, line: Line) -> bool:
-        """Whether a line names no recording, and is not one of a row that leaves its cell empty."""
-        if len(line.cells) == len(self.first) and not line.cells[self._key].strip():
+        """Whether a line names no recording, and is not a row that leaves that cell empty."""
+        cells, width = line.cells, len(self.first)
+        if len(cells) == width and not cells[self._key].strip():
             return False
-        return not (self._names(line.cells) if self._suffixed else self._begins(line.cells))
+        if self._suffixed:
+            return not self._names(cells)
+        return len(cells) < width and (len(cells) <= max(self._key, 1) or " " in cells[self._key].strip())
 
 
 def _opens(cells: list[str]) -> bool:

@@ -26,7 +26,6 @@ Match = Callable[[list[str]], dict[str, str]]  # columns → which of them holds
 class Table:
     """`named` says which columns hold what; each row comes with its place, such as "train.tsv, line 3"."""
 
-    columns: list[str]
     named: dict[str, str]
     rows: list[tuple[str, Row]]
     left_out: list[LeftOut]
@@ -86,7 +85,7 @@ def _of_lines(path: Path, content: str, match: Match) -> Table:
     sheet, headed = _sheet(path, content), True
     columns = sheet.first
     if not columns:
-        return Table([], {}, [], [])
+        return Table({}, [], [])
     if sheet.delimiter == "|" and len(columns) in (2, 3):
         try:
             match(columns)
@@ -104,7 +103,7 @@ def _of_lines(path: Path, content: str, match: Match) -> Table:
             left_out.append((place, *line.problem))
         else:
             rows.append((place, {name: cell for name, cell in zip(columns, line.cells) if name}))
-    return Table(columns, named, rows, left_out)
+    return Table(named, rows, left_out)
 
 
 def _as_ljspeech(sheet: Sheet) -> list[str]:
@@ -142,14 +141,15 @@ def _of_objects(path: Path, content: str, match: Match) -> Table:
             rows.append((place, {key: _cell(key, value.get(key), named) for key in columns}))
         except Unusable as error:
             left_out.append((place, error.reason, error.detail))
-    return Table(columns, named, rows, left_out)
+    return Table(named, rows, left_out)
 
 
 def _loaded(text: str):
     """A JSON value. Raises Unusable where it is none, says one thing twice, or holds half a character."""
     try:
         value = json.loads(text, object_pairs_hook=_once)
-        json.dumps(value, ensure_ascii=False).encode()
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
         return value
     except json.JSONDecodeError as error:
         raise Unusable("no JSON", f"{error.msg} in line {error.lineno}, column {error.colno}") from error
@@ -158,9 +158,9 @@ def _loaded(text: str):
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict:
-    value, times = dict(pairs), Counter(key for key, _ in pairs)
+    value = dict(pairs)
     if len(value) < len(pairs):
-        raise Unusable("one key twice", ascii(times.most_common(1)[0][0]))
+        raise Unusable("one key twice", ascii(Counter(key for key, _ in pairs).most_common(1)[0][0]))
     return value
 
 

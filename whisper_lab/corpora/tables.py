@@ -147,9 +147,12 @@ def _tables(path: Path) -> dict[str, Path]:
 
 def _folders(names: list[str]) -> list[str]:
     """The split of each recording by the folders it is in; "" for all, where they do not tell train from others."""
+    first = [SPLITS.get(name.partition("/")[0].lower(), "") for name in names]
+    if all(first):
+        return first
     if any(name.startswith("/") for name in names):  # folders above all of them say nothing
         above = os.path.commonpath([os.path.dirname(name) for name in names if name.startswith("/")])
         names = [name.removeprefix(above) for name in names]
     inside = [{SPLITS[part] for part in name.lower().split("/")[:-1] if part in SPLITS} for name in names]
     found = [one.pop() if len(one) == 1 else "" for one in inside]
-    return found if all(found) or len({"train", *found} - {""}) > 1 and "train" in found else [""] * len(found)
+    return found if "train" in found and len({*found} - {""}) > 1 else [""] * len(found)

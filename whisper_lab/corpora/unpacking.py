@@ -41,10 +41,11 @@ def saved(folder: Path) -> dict[str, list[str]]:
     else:
         return {}
     states = {split: part / "state.json" for split, part in parts.items()}
-    listed = {split: files.read_json(place)["_data_files"] for split, place in states.items() if place.is_file()}
+    listed = {split: files.read_json(place).get("_data_files") for split, place in states.items() if place.is_file()}
     return {
         drawing.split_name(split): [str(parts[split] / file["filename"]) for file in found]
         for split, found in listed.items()
+        if found
     }
 
 
