@@ -94,8 +94,13 @@ def test_any_tsv_or_csv(chosen, layout, written_as, index, coding, end, tail, su
             marked = text.strip()[:1] == '"' or fault == "mark"
             assume(not (marked and text.strip()[-1:] == '"' and (fault in RAW or '""' in text.strip()[1:-1])))
         sentence = text.strip() or "a"
-        values = {"client_id": f"s{i}", "path": f"{i}{suffix}" if fault != "no name" else "", "age": f"a{i}", "": str(i)}
-        values |= {"locale": "sv-SE", "sentence": sentence, "down_votes": "nan" if fault == "no votes" else "1"}
+        values = {"client_id": f"s{i}", "path": f"{i}{suffix}" if fault != "no name" else "", "age": f"a{i}"}
+        values |= {
+            "": str(i),
+            "locale": "sv-SE",
+            "sentence": sentence,
+            "down_votes": "nan" if fault == "no votes" else "1",
+        }
         line = written([values.get(name, "") for name in columns], style, delimiter)
         if fault in RAW:
             line = spoilt([values.get(name, "") for name in columns], place, fault, at, delimiter, end)
