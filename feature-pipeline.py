@@ -20,6 +20,7 @@ is left. Common Voice draws its splits anew in each release: compare scores with
 """
 
 import argparse
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,15 +31,16 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     # fmt: off
     add = parser.add_argument_group("what to read").add_argument
-    add("--corpus", default="sample", metavar="SOURCE",
+    add("--corpus", type=command.path, default="sample", metavar="SOURCE",
         help="'sample' (default); a Common Voice release, scripted or spontaneous, as a folder or .tar.gz; mdc:sv-SE "
         "(the newest) or mdc:ID of Mozilla Data Collective; hub:NAME[:CONFIG][@REVISION]; one's own: a TSV, CSV or "
         "JSONL file, a folder of such, a folder in audiofolder or Parquet layout, or of datasets' save_to_disk")
     add("--columns", nargs="+", type=command.pair, default=[], metavar="KEY=NAME",
         help="what columns are called, where the guess is wrong; keys: audio text speaker split id age gender accents "
         "seconds start end down_votes; with start and end (or seconds), a clip is that part of its file")
-    add("--language", default="sv-SE",
-        help="the locale (default sv-SE): what is read of a release, and the language that Whisper is told")
+    add("--language", default="sv-SE", metavar="LOCALE", help="of the corpus (default sv-SE), as it writes it")
+    add("--whisper-language", metavar="CODE", help="what Whisper is told (default: the locale's own language); where "
+        "it knows none, that of a relative, as kk for Kyrgyz: the model borrows its token, and its card says so")
     add("--splits", nargs="+", metavar="SPLIT", help="default: train dev test, and the sample's aside")
     add("--train-splits", nargs="+", default=["train"], metavar="SPLIT",
         help="what train is made of (default: train). 'train dev': both, and a new dev is held out of them; "
@@ -55,10 +57,10 @@ a clip is left out that cannot be used at all: without a sentence, longer than 3
     add("--max-down-votes", type=int, metavar="N", help="clips that more listeners turned down")
     add("--max-repeats", type=int, metavar="N", help="of clips of one sentence, those after the first N")
     add = parser.add_argument_group("what to make").add_argument
-    add("--model", default="sample",
+    add("--model", type=command.path, default="sample",
         help="whose tokens and number of mels: 'sample' (the embedded Whisper base, default), a folder or a Hub id; "
         "all sizes of Whisper but large-v3 and turbo share one feature set")
-    add("--store", default="features/sample", metavar="FOLDER-or-URL",
+    add("--store", type=command.path, default="features/sample", metavar="FOLDER-or-URL",
         help="where the features go (default features/sample); a set made with other settings is never overwritten. "
         "At a URL (s3:// gs:// gdrive:// hf://datasets/… hopsworks://PROJECT/Resources/…) they are a new version")
     add("--feature-group", metavar="NAME",
@@ -92,9 +94,9 @@ def main() -> None:
     from whisper_lab.corpora import cleaning, splits
     from whisper_lab.speech import features
     from whisper_lab.stores import cluster, places, store, survey
-    from whisper_lab.whisper import checkpoint
+    from whisper_lab.whisper import checkpoint, languages
 
-    language = checkpoint.whisper_language(args.language)
+    language = languages.of_corpus(args.language, args.whisper_language)
     limits = cleaning.Limits(**{name: getattr(args, name) for name in asdict(cleaning.Limits())})
     url = args.store if places.is_url(args.store) else None
     if url:
@@ -122,7 +124,7 @@ def main() -> None:
         manifest = store.build(folder, settings, rows, features.Extract(front_end), runner, bar.update, corpus.left_out)
     print(survey.report(folder, manifest, kept_out))
     place = publish(folder, url, args.feature_group) if url else folder
-    print(f"Next: python training-pipeline.py --features {place}")
+    print(f"Next: {shlex.join(['python', 'training-pipeline.py', '--features', str(place)])}")
 
 
 def publish(folder: Path, url: str, feature_group: str | None) -> str:

@@ -9,16 +9,16 @@
     python training-pipeline.py … --window full --blend 1         the classic recipe: every clip padded to 30 s
     python training-pipeline.py … --optimizer adamw adagrad --seeds 1 2 3
                                                                   a study: which is better, and is it shown?
-    python training-pipeline.py … --resume                        go on with a run that was killed or stopped
     torchrun --nproc-per-node 4 training-pipeline.py …            on four GPUs (or: accelerate launch …)
     python training-pipeline.py --features s3://lab/cv17 --stream --registry hopsworks://lab/swedish
                                                                   features and model in stores, not on this machine
 
 Windows are as short as the speech (--window), so a step costs a fraction of the usual one. The checkpoint is chosen
-on dev, by normalised word error rate; test is scored once, at the end, beside the untuned model. Ctrl-C stops after
-the step at hand and leaves a checkpoint that loads like any model. --output then holds the model, README.md (its
-card), report.html (every clip, word by word), metrics.json, predictions.tsv, curves.png, plan.json, and a TensorBoard
-log: tensorboard --logdir models
+on dev, by normalised word error rate (character error rate in languages written without spaces); test is scored once,
+at the end, beside the untuned model. Ctrl-C stops after the step at hand and leaves a checkpoint that loads like any
+model; the same command again goes on from it, as after a kill, to the same losses. --output then holds the model,
+README.md (its card), report.html (every clip, word by word), metrics.json, predictions.tsv, curves.png, plan.json, and
+a TensorBoard log: tensorboard --logdir models
 """
 
 import argparse
@@ -31,19 +31,19 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     # fmt: off
     add = parser.add_argument_group("from what to what").add_argument
-    add("--features", default="features/sample", metavar="FOLDER|URL",
+    add("--features", type=command.path, default="features/sample", metavar="FOLDER|URL",
         help="what feature-pipeline.py made (default features/sample); what is at a URL is fetched, once")
     add("--stream", action="store_true",
         help="leave the features of train where they are and read them from there while training, a few shards at a "
         "time, for corpora larger than this machine; batches are drawn from those shards, so losses differ a little")
-    add("--model", default="sample",
+    add("--model", type=command.path, default="sample",
         help="where to start: 'sample' (the embedded Whisper base, default), a folder or a Hub id")
-    add("--output", metavar="FOLDER",
+    add("--output", type=command.path, metavar="FOLDER",
         help="where the model goes (default models/ and the name of the features' folder); another run's folder is "
         "never touched")
     add("--registry", metavar="URL",
         help="put the finished model there too: hopsworks://PROJECT/NAME, the project's model registry, with its "
-        "scores, or any URL that feature-pipeline.py --store takes")
+        "scores, or any URL that feature-pipeline.py --store takes. What holds sentences or sound of the corpus stays")
     add("--push-to-hub", metavar="NAME", help="put the finished model on the Hugging Face Hub; NAME or USER/NAME")
     add("--formats", nargs="+", choices=("ctranslate2", "ggml"), default=(), help="push it in these too")
     seen = parser.add_mutually_exclusive_group()
@@ -51,7 +51,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="on the Hub; the default where its data is not free")
     seen.add_argument("--public", dest="private", action="store_false", help="on the Hub, whatever its data")
     add("--resume", action="store_true",
-        help="go on with the run in --output, from its last checkpoint, to the same losses")
+        help="only go on with what --output holds, and begin nothing; without it, the same command goes on too")
     of_several = "optimisers: of several values each combination is trained, and compared"
     add = parser.add_argument_group(of_several).add_argument
     add("--optimizer", nargs="+", default=["adamw"],
@@ -80,8 +80,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--masks", action="store_true", help="SpecAugment, on the speech alone")
     add("--perturb", nargs="+", choices=("speed", "noise", "room", "gain"), default=(),
         help="the sound, each time anew")
-    add("--audio", metavar="SOURCE",
-        help="the corpus with the sound, for --perturb (default: where the features came from)")
+    add("--audio", type=command.path, metavar="SOURCE",
+        help="the corpus with the sound, for --perturb and report.html (default: where the features came from)")
     add("--columns", nargs="+", type=command.pair, default=(), metavar="KEY=NAME",
         help="of --audio, as feature-pipeline.py was given them")
     add("--bpe-dropout", type=command.share, default=0.0, metavar="SHARE",
@@ -111,18 +111,19 @@ def main() -> int | None:
     chosen = study.expand(options)
     if len(chosen) > 1:
         return study.Study(chosen).complete()
-    run = runs.Run(chosen[0], streaming.open_features(options["features"], options["stream"]))
-    if run.finished:
+    features = processes.in_turn(lambda: streaming.open_features(options["features"], options["stream"]))
+    run = runs.Run(chosen[0], features)
+    if run.finished and processes.first():
         print(f"{run.folder} holds this very run, finished; delete that folder to train again.")
-    else:
-        try:
-            run.complete()
-        except KeyboardInterrupt:
-            print(f"Stopped; {run.progress()}. To go on: {run.options.command_line('--resume')}")
-            return 130
+    try:
+        run.complete()
+    except KeyboardInterrupt:
+        if processes.first():
+            print(f"Stopped; {run.progress()}. To go on: {run.options.command_line()}")
+        return 130
     if not processes.first():
         return None
-    print(card.summary(run.folder, run.metrics, run.predictions))
+    print(card.summary(run.folder, run.metrics, run.predictions, run.locale))
     outcome.hand_on(run.folder, run.options)
     print(run.next_command())
     return None

@@ -71,7 +71,7 @@ def tiny(tmp_path_factory, processor) -> Path:
 def features(tmp_path_factory) -> Path:
     """A feature set of the sample's first clips, to be read only: 16 of train, dev and test, 12 of aside."""
     folder = tmp_path_factory.mktemp("features") / "small"
-    script("feature-pipeline.py", "--store", folder, "--limit", "16", cwd=folder.parent)
+    inside("feature-pipeline.py", "--store", folder, "--limit", "16", cwd=folder.parent)
     return folder
 
 
@@ -101,6 +101,34 @@ def script(name: str, *args: str, cwd: Path, check: bool = True, **options):
     done = subprocess.run(
         [sys.executable, ROOT / name, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=300, **options
     )
+    if check:
+        assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def inside(name: str, *args: str, cwd: Path, check: bool = True, env: dict[str, str] | None = None):
+    """As `script`, but in this process, which has imported what takes five seconds there, and without workers."""
+    import importlib.util
+    import io
+    import subprocess
+    from unittest import mock
+
+    spec = importlib.util.spec_from_file_location(Path(name).stem.replace("-", "_"), ROOT / name)
+    module = importlib.util.module_from_spec(spec)
+    argv = [name, *map(str, args), *(["--workers", "1"] if name == "feature-pipeline.py" else [])]
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.dict(os.environ, env or {}),
+        mock.patch.object(sys, "argv", argv),
+    ):
+        spec.loader.exec_module(module)
+        try:
+            command.run(module.main)
+        except SystemExit as end:
+            done = subprocess.CompletedProcess(argv, end.code or 0, out.getvalue(), err.getvalue())
     if check:
         assert done.returncode == 0, done.stderr[-3000:]
     return done

@@ -49,8 +49,9 @@ def describe(folder: Path, planned: dict, run: dict = RUN, **more_scores) -> Pat
 
 
 def run(tiny: Path, folder: Path, planned: dict, lengths: tuple[int, ...] = (3000,)) -> Path:
-    """A finished run whose model is `tiny`."""
+    """A finished run whose model is `tiny`, and all that a run leaves beside it."""
     shutil.copytree(tiny, folder)
+    _write(folder, STAYS)
     for name, more in {
         "generation_config.json": {"language": "<|sv|>", "task": "transcribe"},
         "config.json": {"trained_windows": list(lengths)},
@@ -65,10 +66,20 @@ MODEL = (
 )  # fmt: skip
 
 
-def husk(folder: Path, planned: dict) -> Path:
-    """A finished run by the names of its files, and all that a run leaves beside it; no file holds what it should."""
-    kept = ("untuned.json", "history.json", "checkpoints/checkpoint-84/model.safetensors", "log/events")
-    for name in (*MODEL, *kept):
+LEAVES = {*MODEL, "README.md", "metrics.json", "curves.png"}  # this machine, and nothing else does
+STAYS = (
+    "untuned.json", "history.json", "report.html", ".lock", "log/events",
+    "checkpoints/checkpoint-84/model.safetensors",
+)  # fmt: skip
+
+
+def _write(folder: Path, names: tuple[str, ...]) -> None:
+    for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(name.encode() * (999 if name in ("model.safetensors", "tokenizer.json") else 1))
+
+
+def husk(folder: Path, planned: dict) -> Path:
+    """A finished run by the names of its files, and all that a run leaves beside it; no file holds what it should."""
+    _write(folder, (*MODEL, *STAYS))
     return describe(folder, planned)

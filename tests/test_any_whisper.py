@@ -25,7 +25,8 @@ LAYOUTS = {
 
 def tokenizer_of(kind: str, folder: Path):
     """Whisper's tokenizer (`v1`, 51,865 tokens), with <|yue|> after <|su|> (`v3`, 51,866), on GPT-2's vocabulary
-    (`english`, 51,864), or with another language instead of Swedish (`not swedish`): ids behind a change shift."""
+    (`english`, 51,864), with another language instead of Swedish (`not swedish`), or `without times`, as the first had
+    it, with rows for them all the same: ids behind a change shift."""
     from transformers import WhisperTokenizerFast
 
     content = json.loads(Path(checkpoint.locate("sample"), "tokenizer.json").read_text())
@@ -37,6 +38,8 @@ def tokenizer_of(kind: str, folder: Path):
         del words[""]  # the last, which GPT-2 has not
     if kind == "not swedish":
         next(token for token in added if token["content"] == "<|sv|>")["content"] = "<|xx|>"
+    if kind == "without times":
+        added[:] = [token for token in added if not token["content"][2].isdecimal()]
     ids = {token["content"]: len(words) + i for i, token in enumerate(added)}
     for token in added:
         token["id"] = ids[token["content"]]

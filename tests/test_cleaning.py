@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from conftest import script
+from conftest import inside
 
 from whisper_lab import LabError
 from whisper_lab.corpora import corpus
@@ -60,7 +60,7 @@ def test_cleaning_is_of_the_training_split_only_and_counted(tmp_path, release):
     tsv.write_text("\n".join([head, "\t".join(cells), "\t".join(again), *rest]) + "\n", encoding="utf-8")
     args = ["--corpus", release, "--store", tmp_path / "set"]
     limits = ["--max-down-votes", 2, "--max-repeats", 1, "--max-seconds", 4.6, "--max-characters-per-second", 12]
-    done = script("feature-pipeline.py", *args, *limits, cwd=tmp_path)
+    done = inside("feature-pipeline.py", *args, *limits, cwd=tmp_path)
     manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
     counts = manifest["splits"]["train"]["rejected"]
     assert counts["more than 2 down-votes"] == 1 and counts["sentence repeated more than 1 times"] == 1
@@ -69,7 +69,7 @@ def test_cleaning_is_of_the_training_split_only_and_counted(tmp_path, release):
     assert all(manifest["splits"][split]["rejected"] == {} for split in ("dev", "test"))
     assert "left out of train: 1 clip, more than 2 down-votes" in done.stdout
     assert manifest["cleaning"]["max_down_votes"] == 2 and manifest["cleaning"]["min_seconds"] == 0
-    other = script("feature-pipeline.py", *args, cwd=tmp_path, check=False)
+    other = inside("feature-pipeline.py", *args, cwd=tmp_path, check=False)
     assert other.returncode == 2 and "cleaning.max_down_votes: 2 there, None now" in other.stderr
 
 

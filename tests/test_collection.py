@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, script
+from conftest import ROOT, inside
 
 from whisper_lab import LabError, files
 from whisper_lab.corpora import collection, corpus
@@ -289,10 +289,10 @@ def test_twelve_clips_train_a_model(tiny, tmp_path):
     for clip in corpus.read("sample", "sv-SE", ["train"], limit=12).splits["train"]:
         clips.add(audio.read(clip.path), clip.sentence, "Åsa")
     store = tmp_path / "features"
-    made = script("feature-pipeline.py", "--corpus", tmp_path / "mine", "--store", store, cwd=tmp_path)
+    made = inside("feature-pipeline.py", "--corpus", tmp_path / "mine", "--store", store, cwd=tmp_path)
     assert "left out" not in made.stdout and not (store / "rejected.tsv").read_text().splitlines()[1:]
     manifest = json.loads((store / "manifest.json").read_text())
     assert {name: split["rows"] for name, split in manifest["splits"].items()} == {"train": 10, "dev": 1, "test": 1}
     steps = ("--max-steps", "2", "--batch-size", "4", "--output", tmp_path / "model")
-    script("training-pipeline.py", "--features", store, "--model", tiny, *steps, cwd=tmp_path)
+    inside("training-pipeline.py", "--features", store, "--model", tiny, *steps, cwd=tmp_path)
     assert (tmp_path / "model" / "model.safetensors").is_file() and (tmp_path / "model" / "metrics.json").is_file()

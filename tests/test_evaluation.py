@@ -223,7 +223,7 @@ def run(tmp_path, monkeypatch, capsys):
 def test_two_models_on_a_corpus(run, tiny, tmp_path, release):
     other = shutil.copytree(tiny, tmp_path / "other")
     files.write_json(other / "config.json", files.read_json(other / "config.json") | {"trained_windows": [300, FRAMES]})
-    command = [tiny, other, "--corpus", release, "--output", "out"]
+    command = [f"{tiny}/", other, "--corpus", release, "--output", "out"]
     printed = run(*command)
     assert "tiny" in printed and "other" in printed and "report" in printed
     out = tmp_path / "out"
@@ -236,7 +236,10 @@ def test_two_models_on_a_corpus(run, tiny, tmp_path, release):
     assert [one["of"] for one in scores["differences"]] == ["tiny"]
     for place in out.glob("heard-*.json"):  # what was heard before a kill is not heard again
         files.write_json(place, {key: "ett" for key in files.read_json(place)})
-    assert "No difference shown between tiny and other" in run(*command)
+    made = files.read_json(out / "plan.json")
+    written = {f"{name}/": mark for name, mark in made["plan"]["models"].items()}
+    files.write_json(out / "plan.json", {**made, "plan": made["plan"] | {"models": written}})  # as it was once
+    assert "No difference shown between tiny and other" in run(tiny, f"{other}/", *command[2:])
     with pytest.raises(LabError, match="other settings.*--output"):
         run(tiny, "--corpus", release, "--output", "out")
 
@@ -272,6 +275,26 @@ def test_rows_of_a_corpus_that_are_not_scored_are_said(run, tmp_path):
     assert "test.csv; left out: 1 rows, such as test.csv, line 3: too few cells" in printed
 
 
+def test_hypotheses_of_no_named_language_are_scored_by_their_letters(run, tmp_path):
+    texts = {
+        "zh": ("我喜欢学习中文。", "我喜欢学习英文"),
+        "tr": ("İyi IŞIK ışık", "iyi ışık ışık"),
+        "sv": ("Åsa", "Asa"),
+    }
+    for name, (said, heard) in texts.items():
+        files.write_tsv(tmp_path / f"{name}.tsv", ["id", "sentence", "text"], [("a", said, heard)])
+    printed = run("--hypotheses", "zh.tsv", "--output", "zh")
+    assert "By character error rate, normalised: Chinese is written without spaces" in printed
+    assert printed.index("CER, normalised") < printed.index("WER, normalised")
+    page = (tmp_path / "zh" / "report.html").read_text(encoding="utf-8")
+    assert "<b>14.3 %</b><span>character error rate" in page and "<h2>Characters</h2>" in page
+    assert "scored as Turkish" in run("--hypotheses", "tr.tsv", "--output", "tr")
+    assert files.read_json(tmp_path / "tr" / "scores.json")["scores"]["tr"]["wer_normalised"]["value"] == 0
+    run("--hypotheses", "sv.tsv", "--output", "sv")
+    assert "<span>word error rate" in (tmp_path / "sv" / "report.html").read_text(encoding="utf-8")
+    assert files.read_json(tmp_path / "sv" / "scores.json")["headline"] == "wer_normalised"
+
+
 def test_hypotheses_without_a_model(run, release, tmp_path):
     clips = corpus.read(str(release), "sv-SE", ["test"]).splits["test"]
     (tmp_path / "theirs").mkdir()
@@ -294,6 +317,15 @@ def test_hypotheses_without_a_model(run, release, tmp_path):
     files.write_tsv(tmp_path / "twice.tsv", ["id", "text"], [(clips[0].id, "hej")] * 2)
     with pytest.raises(LabError, match="two texts for"):
         run("--hypotheses", "twice.tsv", "--corpus", release, "--output", "twice")
+    for content, why in ((b"", "is empty"), (b"\xef\xbb\xbf", "is empty"), (b"\r\n \n", "is empty"),
+                         (b"id\ttext", "no line more"), (b"\xef\xbb\xbfid\ttext\r\n", "no line more")):  # fmt: skip
+        (tmp_path / "none.tsv").write_bytes(content)
+        with pytest.raises(LabError, match=f"none.tsv .*{why}.*--hypotheses takes"):
+            run("--hypotheses", "none.tsv", "--output", "none")
+    (tmp_path / "run").mkdir()
+    files.write_json(tmp_path / "run" / "plan.json", {"plan": {"model": "sample"}})
+    with pytest.raises(LabError, match="run was made with other settings"):
+        run("--hypotheses", tmp_path, "--output", "run")
     with pytest.raises(LabError, match="columns a, b.*--hypotheses takes"):
         (tmp_path / "odd.tsv").write_text("a\tb\n1\t2\n")
         run("--hypotheses", "odd.tsv")

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from conftest import ROOT
 
 from whisper_lab import LabError
 from whisper_lab.scores import hypotheses
-from whisper_lab.stores import store
+from whisper_lab.stores import publishing, store
 from whisper_lab.tuning import recipes, resuming, runs
 from whisper_lab.whisper import batches
+
+pytest_plugins = ["elsewhere"]
 
 
 def options(features, tiny, folder, **changes) -> dict:
@@ -44,12 +47,15 @@ def whole(features, tiny, tmp_path_factory):
     return trained(features, tiny, tmp_path_factory.mktemp("whole") / "run")
 
 
-def test_two_processes_have_the_losses_of_one_with_twice_the_batch(features, tiny, whole, tmp_path):
+def test_two_processes_have_the_losses_of_one_with_twice_the_batch(features, tiny, whole, tmp_path, s3):
     folder = tmp_path / "two"
-    flags = options(features, tiny, folder, batch_size=4)
+    place = publishing.publish(features, s3.url)
+    s3.log.clear()
+    flags = options(place, tiny, folder, batch_size=4)
     arguments = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WHISPER_LAB_CACHE": str(tmp_path / "cache")}
+    environment |= {"FSSPEC_S3_ENDPOINT_URL": s3.address}
     done = subprocess.run(
         [*launch, ROOT / "training-pipeline.py", *arguments],
         cwd=tmp_path,
@@ -62,7 +68,12 @@ def test_two_processes_have_the_losses_of_one_with_twice_the_batch(features, tin
     assert losses(json.loads((folder / "history.json").read_text())) == pytest.approx(whole, rel=1e-4)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["run"]["processes"] == 2
+    assert "Next, another optimiser: torchrun --nproc-per-node 2 training-pipeline.py" in done.stdout
     assert done.stdout.count("Next, another optimiser") == 1  # one speaks for both
+    for bar in ("Fetching: 0.00B", "Untuned, dev:   0%", "\nDev:   0%", "Training:   0%", "Tuned, test:   0%"):
+        assert done.stderr.count(bar) == (4 if "Dev" in bar else 1), f"and draws for both: {bar}"
+    got = Counter(path for method, path in s3.log if method == "GET" and path.split("?")[0].endswith(".parquet"))
+    assert len(got) == 5 and set(got.values()) == {1}, "and one fetches for both"
     assert "missing keys" not in done.stderr
     untuned = json.loads((folder / "untuned.json").read_text())
     assert untuned["dev"]["ids"] == store.FeatureSet(features).split("dev").column("id")
@@ -194,7 +205,7 @@ def test_a_full_disk_ends_in_a_line_and_the_run_goes_on_afterwards(features, tin
                         filler.write(b"0" * (shutil.disk_usage(disk).free - 500_000))
 
         run.trainer.add_callback(Fill())
-        with pytest.raises(LabError, match="no room left on disk for the checkpoint at step 3; free some, then add"):
+        with pytest.raises(LabError, match="no room left on disk for the checkpoint at step 3; free some, then run"):
             run.train()
         assert resuming.last_checkpoint(folder).name == "checkpoint-2"
         (disk / "filler").unlink()

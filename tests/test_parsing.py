@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from whisper_lab import LabError
 from whisper_lab.corpora import corpus, parsing
 from whisper_lab.corpora.cells import LINE_END
+from whisper_lab.text import cleaned
 
 LETTERS = "aåo \"'’.|\u2028\u0085\f\u0301"
 LAYOUTS = {
@@ -126,7 +127,7 @@ def test_any_tsv_or_csv(chosen, layout, written_as, index, coding, end, tail, su
             "" if (sentence, style) == ('""', "bare") else sentence,
             f'"{sentence}' if fault == "mark" else sentence,
         ]
-        assert clip.sentence in right and (clip.client_id, clip.age) == (f"s{i}", f"a{i}")
+        assert clip.sentence in map(cleaned, right) and (clip.client_id, clip.age) == (f"s{i}", f"a{i}")
         assert fault not in ("no name", "NUL", "short", "long")
     assert not kept
 
@@ -174,7 +175,7 @@ def test_any_json_lines(chosen, coding, end, escaped):
     assert [int(clip.id) + 1 for clip in found.splits["train"]] == good
     for clip in found.splits["train"]:
         fault, text, _ = chosen[int(clip.id)]
-        assert clip.sentence == ("" if fault == "no text" else text.replace("\0", "").strip())
+        assert clip.sentence == ("" if fault == "no text" else cleaned(text.replace("\0", "")))
 
 
 @pytest.mark.parametrize(

@@ -143,20 +143,20 @@ def test_the_claim_is_first_and_the_listing_last(memory, tmp_path, watch):
     assert "sizes" in kinds[last_file:], "what arrived is looked at before it is called published"
 
 
-def test_hidden_files_and_those_of_the_training_run_stay_here(memory, tmp_path):
+def test_hidden_files_stay_here(memory, tmp_path):
     folder = folder_of(
-        tmp_path / "model",
-        {"model.safetensors": b"m", ".partial-x": b"", ".cache/y": b"", "checkpoints/1/optimizer.pt": b"",
-         "log/events": b"", "pictures/log/loss.png": b"", "published.json": b"", "publishing.json": b""},
+        tmp_path / "set",
+        {"manifest.json": b"m", ".partial-x": b"", ".cache/y": b"", "log/events": b"", "pictures/log/loss.png": b"",
+         "published.json": b"", "publishing.json": b""},
     )  # fmt: skip
     publishing.publish(folder, memory)
-    assert sorted(publishing.listing(memory)["files"]) == ["model.safetensors", "pictures/log/loss.png"]
-    publishing.publish(folder, memory, names=["model.safetensors", "log/events"])
-    assert sorted(publishing.listing(memory)["files"]) == ["log/events", "model.safetensors"]
+    assert sorted(publishing.listing(memory)["files"]) == ["log/events", "manifest.json", "pictures/log/loss.png"]
+    publishing.publish(folder, memory, names=["manifest.json", "log/events"])
+    assert sorted(publishing.listing(memory)["files"]) == ["log/events", "manifest.json"]
     with pytest.raises(LabError, match="gone.bin is to be published and is not there"):
         publishing.publish(folder, memory, names=["gone.bin"])
     with pytest.raises(LabError, match="nothing to publish"):
-        publishing.publish(folder / "checkpoints" / "2", memory)
+        publishing.publish(folder / "2", memory)
 
 
 @pytest.mark.parametrize("when", ["before", "midway", "after"])

@@ -15,7 +15,7 @@ from whisper_lab.sharing import licences, model_card, pushing
 from whisper_lab.stores import transfers
 from whisper_lab.whisper import ggml
 
-MODEL = {*finished.MODEL, "README.md", "metrics.json", "curves.png"}
+MODEL = finished.LEAVES
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_with_xet_a_refusal_is_one_line_too(hub, trained, monkeypatch):
 
 
 def test_an_unfinished_run_is_not_pushed(hub, trained, tmp_path):
-    with pytest.raises(LabError, match="no finished run.*--resume"):
+    with pytest.raises(LabError, match="no finished run.*finish it with the command that began it"):
         pushing.push(tmp_path, "whisper-sv")
     assert not hub.there
 
@@ -236,6 +236,10 @@ def test_a_model_tuned_on_from_a_private_one_is_as_private(tmp_path):
     first = finished.describe(tmp_path / "first", finished.plan(finished.OWN))
     second = finished.describe(tmp_path / "second", finished.plan(finished.COMMON_VOICE, str(first)))
     assert "möten" in licences.why_private(finished.plan(finished.COMMON_VOICE, str(second)))
+    card, planned = (second / "README.md").read_text(encoding="utf-8"), files.read_json(second / "plan.json")["plan"]
+    (second / "plan.json").unlink()  # a copy from elsewhere, with the card alone
+    (second / "README.md").write_text(model_card.pushed(card, "second", planned), encoding="utf-8")
+    assert "second" in licences.why_private(finished.plan(finished.COMMON_VOICE, str(second)))
     (tmp_path / "theirs").mkdir()
     assert "theirs" in licences.why_private(finished.plan(finished.COMMON_VOICE, str(tmp_path / "theirs")))
     (tmp_path / "theirs" / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")

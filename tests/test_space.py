@@ -9,6 +9,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import finished
 import pytest
 import yaml
 from conftest import ROOT
@@ -107,9 +108,7 @@ def test_the_folder_is_what_spaces_wants(page, built, model):
     assert space.default_model(folder) == str(folder / "model")
     weights = (folder / "model" / "model.safetensors").read_bytes()
     assert weights == (model / "model.safetensors").read_bytes()
-    assert not {"README.md", "untuned.json", "predictions.tsv", "checkpoints", "log"} & set(
-        os.listdir(folder / "model")
-    )
+    assert set(os.listdir(folder / "model")) == set(finished.MODEL)
     assert (folder / "whisper_lab" / "serving" / "web" / "page.css").is_file()
     assert not (folder / "whisper_lab" / "tuning").exists() and not list(folder.rglob("__pycache__"))
     clips = (folder / "sample" / "cv-corpus-sample-1.0" / "sv-SE" / "clips").iterdir()
@@ -228,12 +227,13 @@ def test_what_is_imported_in_functions_counts_and_what_no_line_brings_is_said(tm
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A Hub of our own on this machine, asked by the real client: it has one gated Whisper and one GPT-2."""
+    """A Hub of our own on this machine, asked by the real client: it has a gated Whisper, a GPT-2 and an adapter."""
     from huggingface_hub import constants
 
     known = {
         "me/whisper": {"config": {"model_type": "whisper"}, "gated": "manual", "cardData": {"license": "mit"}},
         "me/gpt2": {"config": {"model_type": "gpt2"}},
+        "me/lora": {"siblings": [{"rfilename": "adapter_config.json"}, {"rfilename": "adapter_model.safetensors"}]},
     }
 
     class Hub(BaseHTTPRequestHandler):
@@ -276,6 +276,7 @@ def test_a_model_on_the_hub_is_pinned_to_its_commit(hub, tmp_path):
         ("me/nothing", None, "no such model"),
         ("no/such/folder", None, "no such model"),
         ("me/gpt2", None, "of type gpt2"),
+        ("me/lora", None, "is an adapter.*hf download me/lora --local-dir"),
         ("sample", "main", "leave it out"),
     ],
 )

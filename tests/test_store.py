@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, script
+from conftest import ROOT, inside, script
 
 from whisper_lab import LabError
 from whisper_lab.corpora import corpus
@@ -137,7 +137,7 @@ def test_a_run_killed_at_any_clip_ends_in_the_same_bytes(tmp_path, splits):
 
 def test_sigkill_in_two_processes_ends_in_the_same_bytes(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    script("feature-pipeline.py", "--store", whole, cwd=tmp_path)
+    inside("feature-pipeline.py", "--store", whole, cwd=tmp_path)
     run = subprocess.Popen(
         [sys.executable, ROOT / "feature-pipeline.py", "--store", killed, "--workers", "2"],
         stderr=subprocess.DEVNULL,
@@ -148,7 +148,7 @@ def test_sigkill_in_two_processes_ends_in_the_same_bytes(tmp_path):
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     assert not (killed / "manifest.json").exists()
-    script("feature-pipeline.py", "--store", killed, cwd=tmp_path)
+    inside("feature-pipeline.py", "--store", killed, cwd=tmp_path)
     assert contents(killed) == contents(whole)
 
 
@@ -187,8 +187,8 @@ def test_a_damaged_file_is_named_and_made_again(tmp_path, splits, spoil, name):
 
 
 def test_no_manifest_no_set(tmp_path):
-    with pytest.raises(LabError, match="no feature set.*feature-pipeline.py"):
-        store.FeatureSet(tmp_path / "nowhere")
+    with pytest.raises(LabError, match="no feature set.*feature-pipeline.py --store '.*/no where'$"):
+        store.FeatureSet(tmp_path / "no where")
 
 
 def test_a_split_without_a_usable_clip_ends_in_an_error(tmp_path, splits):
@@ -211,7 +211,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path):
         assert done.returncode == 2 and "no room left on disk" in done.stderr and "Traceback" not in done.stderr
         assert not (disk / "set" / "manifest.json").exists() and not list((disk / "set").glob(".partial-*"))
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
-        script("feature-pipeline.py", "--store", disk / "set", cwd=tmp_path)
+        inside("feature-pipeline.py", "--store", disk / "set", cwd=tmp_path)
         store.FeatureSet(disk / "set")
     finally:
         subprocess.run(["umount", disk], check=True)
@@ -234,8 +234,9 @@ def test_no_room_is_told_from_other_faults_of_the_system():
 
 
 def test_the_manifest_says_what_is_there(tmp_path, release):
-    script("feature-pipeline.py", "--corpus", release, "--store", tmp_path / "set", cwd=tmp_path)
-    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    done = inside("feature-pipeline.py", "--corpus", release, "--store", "a set/", cwd=tmp_path)
+    assert done.stdout.endswith("Next: python training-pipeline.py --features 'a set'\n")
+    manifest = json.loads((tmp_path / "a set" / "manifest.json").read_text())
     assert manifest["corpus"]["version"] == "99.0-2026-01-01" and manifest["language"] == "sv"
     assert manifest["front_end"]["mels"] == 80 and manifest["schema_version"] == 2
     assert manifest["train_splits"] == ["train"] and manifest["cleaning"]["max_seconds"] == 30
@@ -251,9 +252,15 @@ def test_spoilt_clips_do_not_stop_a_run(tmp_path, release):
     clips[1].write_bytes(b"")
     clips[2].write_bytes(clips[2].read_bytes()[:3000])
     clips[3].write_text("not audio at all")
-    done = script("feature-pipeline.py", "--corpus", release, "--store", tmp_path / "set", cwd=tmp_path)
+    whole = clips[4].read_bytes()
+    clips[4].write_bytes(whole[:6_000] + bytes(1_000) + whole[7_000:])
+    clips[5].write_bytes(clips[5].read_bytes() + clips[6].read_bytes())  # two clips in one file, whose length is known
+    done = inside("feature-pipeline.py", "--corpus", release, "--store", tmp_path / "set", cwd=tmp_path)
     rejected = (tmp_path / "set" / "rejected.tsv").read_text().splitlines()[1:]
-    assert sorted(line.split("\t")[2] for line in rejected) == ["empty file", "missing file", "not audio", "truncated"]
+    reasons = {line.split("\t")[1]: line.split("\t")[2:] for line in rejected}
+    wanted = ["missing file", "empty file", "truncated", "not audio", "damaged"]
+    assert [reasons[clip.stem][0] for clip in clips[:5]] == wanted and len(reasons) == 5
+    assert reasons[clips[4].stem][1] == "1,008 bytes that are no sound, at 1.5 s"
     assert all(f" 1 clip, {reason}" in done.stdout for reason in ("empty file", "truncated"))
 
 
@@ -261,13 +268,13 @@ def test_a_url_gets_the_set_as_a_version_of_its_own(tmp_path, release):
     environment = os.environ | {"WHISPER_LAB_CACHE": str(tmp_path / "cache")}
     command = ["feature-pipeline.py", "--corpus", release, "--store", f"file://{tmp_path}/shared"]
     for flags, version in (([], "v1"), (["--max-repeats", "1"], "v2")):
-        done = script(*command, *flags, cwd=tmp_path, env=environment)
+        done = inside(*command, *flags, cwd=tmp_path, env=environment)
         assert done.stdout.endswith(f"training-pipeline.py --features file://{tmp_path}/shared/{version}\n")
     built = list((tmp_path / "cache" / "built").iterdir())
     assert len(built) == 2 and all(len(folder.name) == 16 for folder in built)
     for version in ("v1", "v2"):
         assert store.FeatureSet(tmp_path / "shared" / version).manifest["corpus"]["version"] == "99.0-2026-01-01"
-    wrong = script(*command[:3], "--store", "nothing://there", cwd=tmp_path, env=environment, check=False)
+    wrong = inside(*command[:3], "--store", "nothing://there", cwd=tmp_path, env=environment, check=False)
     assert wrong.returncode == 2 and "nothing" in wrong.stderr and "Features" not in wrong.stderr
 
 
@@ -281,7 +288,7 @@ def test_train_can_be_made_of_more_of_the_release(tmp_path, release):
     validated = [rows[0][0], *(line for split in rows for line in split[1:]), again]
     (language / "validated.tsv").write_text("\n".join(validated) + "\n", encoding="utf-8")
     args = ["--corpus", release, "--train-splits", "train", "validated", "--store", tmp_path / "set"]
-    done = script("feature-pipeline.py", *args, cwd=tmp_path)
+    done = inside("feature-pipeline.py", *args, cwd=tmp_path)
     manifest = store.FeatureSet(tmp_path / "set").manifest
     assert {name: split["rows"] for name, split in manifest["splits"].items()} == {"train": 13, "dev": 4, "test": 4}
     assert (
@@ -290,7 +297,7 @@ def test_train_can_be_made_of_more_of_the_release(tmp_path, release):
 
 
 def test_a_store_holds_nothing_else(tmp_path, release):
-    script("feature-pipeline.py", "--corpus", release, "--store", tmp_path / "set", cwd=tmp_path)
+    inside("feature-pipeline.py", "--corpus", release, "--store", tmp_path / "set", cwd=tmp_path)
     assert {path.name for path in (tmp_path / "set").iterdir()} == {
         "plan.json", "manifest.json", "rejected.tsv", "clips.parquet", "survey.png",
         *(f"{split}-00000-of-00001.parquet" for split in ("train", "dev", "test")),

@@ -12,7 +12,7 @@ from conftest import script
 
 from whisper_lab import LabError, files
 from whisper_lab.scores import scoring
-from whisper_lab.tuning import optimizers, recipes, resuming, study, study_report, study_results, training
+from whisper_lab.tuning import folders, optimizers, recipes, resuming, study, study_report, study_results, training
 
 WORDS = [f"ord{i}" for i in range(8)]
 TEST = [" ".join(WORDS)] * 60  # sentences of the invented studies
@@ -231,6 +231,24 @@ def test_runs_of_another_budget_are_not_compared(tmp_path):
         study_results.results(tmp_path, names)
 
 
+def test_where_words_cannot_be_counted_a_study_goes_by_characters(tmp_path):
+    """At 1e-5 fewer sentences have errors on dev; at 2e-5 fewer characters, and that is chosen."""
+    names = [invent(tmp_path, "adamw", rate, 1, [50, wer], errors(0.3)) for rate, wer in ((1e-5, 40), (2e-5, 45))]
+    for name, cer in zip(names, (20, 10)):
+        place = tmp_path / name
+        planned, metrics = files.read_json(place / "plan.json"), files.read_json(place / "metrics.json")
+        planned["plan"]["corpus"]["language"] = "zh-CN"
+        metrics["tuned"]["dev"]["cer_normalised"]["value"] = cer
+        history = files.read_json(place / "history.json")
+        history = [line | {"eval_cer_normalised": cer} if "eval_loss" in line else line for line in history]
+        for file, value in (("plan", planned), ("metrics", metrics), ("history", history)):
+            files.write_json(place / f"{file}.json", value)
+    found = study_report.write(tmp_path, names, "x")
+    assert found["headline"] == "cer_normalised" and found["best"] == names[1] and found["level"] == 10
+    report = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "Chinese is written without spaces" in report and "dev CER" in report and "WER" not in report
+
+
 # A study as it is made
 
 
@@ -309,10 +327,11 @@ def test_a_study_stopped_and_cut_off_resumes_to_the_same_numbers(whole, features
         stopped = make_study(features, tiny, folder)
         assert stopped.complete() == 130
     said = capsys.readouterr().out
-    assert "0 of 2 runs are finished" in said and said.endswith(f"{stopped.command_line('--resume')}\n")
-    assert f"--output {folder} " in said and said.endswith(" --seeds 1 --resume\n")
-    with pytest.raises(LabError, match="unfinished study of this plan; go on with --resume"):
-        make_study(features, tiny, folder)
+    assert "0 of 2 runs are finished" in said and said.endswith(f"To go on: {stopped.command_line()}\n")
+    assert f"--output {folder} " in said and said.endswith(" --seeds 1\n")
+    with folders.alone(folder), pytest.raises(LabError, match=f"another process is training into {folder};"):
+        monkeypatch.setattr(folders, "PATIENCE", 0.01)
+        make_study(features, tiny, folder).complete()
 
     def cut(trainer, **_):
         if trainer.recipe.optimizer == "adagrad" and trainer.state.global_step == 4:
@@ -329,9 +348,11 @@ def test_a_study_stopped_and_cut_off_resumes_to_the_same_numbers(whole, features
     with pytest.raises(LabError, match=r"seeds: \[1\] there, \[1, 2\] now"):
         make_study(features, tiny, folder, resume=True, seeds=[1, 2])
     capsys.readouterr()
-    resumed = make_study(features, tiny, folder, resume=True)
+    resumed = make_study(features, tiny, folder)
     assert resumed.complete() is None
     assert "Run 1 of 2" not in (said := capsys.readouterr().out) and "Run 2 of 2: adagrad-0.01-seed1" in said
+    assert said.startswith(f"Going on: 1 of 2 runs are finished, in {folder}.\n")
+    assert f"Going on from checkpoint-2 of 5 steps, in {folder / 'adagrad-0.01-seed1'}.\n" in said
     assert done.stat().st_mtime_ns == then
     assert numbers(resumed.results) == numbers(whole.results)
     stopped = resumed = None
@@ -345,7 +366,8 @@ def test_a_run_that_diverges_is_passed_over(features, tiny, tmp_path, capsys):
     said, folder = capsys.readouterr().out, one.folder / "adamw-1e+30-seed1"
     assert f"Set aside: {folder.name} diverged at step " in said and f"delete {folder} to try it again" in said
     assert "AdamW at rate 1e+30 is left out" in said and one.best.name == "adamw-0.01-seed1"
-    assert sorted(path.name for path in folder.iterdir() if path.is_file())[0] == "diverged.json"
+    left = {path.name for path in folder.iterdir() if path.is_file()}
+    assert left - {".lock"} == {"plan.json", "untuned.json", "diverged.json"}
     assert make_study(features, tiny, one.folder, **asked_for).finished
 
 

@@ -1,6 +1,6 @@
 import pyarrow
 import pytest
-from conftest import script
+from conftest import inside
 
 from whisper_lab.stores import store, survey
 
@@ -71,7 +71,7 @@ def test_a_picture_is_made_of_any_corpus_and_the_same_twice(tmp_path, clips, kin
 
 
 def test_a_run_ends_with_the_survey_of_what_was_kept(tmp_path):
-    done = script("feature-pipeline.py", "--store", "set", "--limit", "8", cwd=tmp_path)
+    done = inside("feature-pipeline.py", "--store", "set", "--limit", "8", cwd=tmp_path)
     features = store.FeatureSet(tmp_path / "set")
     clips = pyarrow.concat_tables(features.clips(split) for split in features.splits)
     assert survey.table(clips, features.manifest["splits"]) in done.stdout

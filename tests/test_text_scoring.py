@@ -1,8 +1,12 @@
+import unicodedata
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from whisper_lab.scores import scoring
-from whisper_lab.text import normalise
+from whisper_lab.scores import report, scoring
+from whisper_lab.text import cleaned, guess, normalise
 
 
 @pytest.mark.parametrize(
@@ -15,11 +19,62 @@ from whisper_lab.text import normalise
         ("e-post (snabb) [skratt] «så»", "e post snabb skratt så"),
         ("d’Artagnan's", "dartagnans"),
         ("...", ""),
+        ("sjuk\u00adhuset \u200bhär", "sjukhuset här"),
+        ("rock´n´roll d‘A d`A dʼA d＇A", "rocknroll da da da da"),
+        ("ʼsåʼ ‘så’", "så så"),
+        ("rе\u0301в’я", "rе\u0301вя"),  # a letter and its mark that have no composed form
+        ("می\u200cخواهم", "میخواهم"),
+        ("H\u0331", "ẖ"),  # composed only when it is small
+        ("２０：３０", "20:30"),
+        ("ΟΔΟΣ STRAẞE", "οδος straße"),
     ],
 )
 def test_normalisation(written, scored):
     assert normalise(written) == scored
     assert normalise(scored) == scored
+
+
+@pytest.mark.parametrize("language", ["tr", "tr-TR", "az", "Turkish"])
+def test_turkish_and_azerbaijani_have_two_letters_i(language):
+    assert (
+        normalise("İSTANBUL IŞIK I\u0307ki", language)
+        == "istanbul ışık iki"
+        == normalise("i\u0307stanbul ışık iki", "tr")
+    )
+    assert normalise("IŞIK", "sv-SE") == "işik"
+    table = scoring.scores(["İyi IŞIK"], ["iyi ışık"], language)
+    assert table["wer_normalised"].value == 0 == scoring.difference(["I"], ["ı"], ["ı"], language).value
+
+
+ANY = st.text(
+    st.one_of(st.characters(), st.sampled_from("İIıi'ʼ`\u0307\u030a\u0331.,:09３．\u00ad\u200dｶﾞ中")), max_size=12
+)
+
+
+@given(ANY, st.sampled_from(["", "tr", "zh"]))
+@settings(max_examples=300, deadline=None)
+def test_what_is_normalised_stays_and_how_a_letter_is_composed_does_not_matter(text, language):
+    once = normalise(text, language)
+    assert normalise(once, language) == once == normalise(unicodedata.normalize("NFD", text), language)
+    assert normalise(cleaned(text), language) == once
+
+
+def test_languages_without_spaces_go_by_characters_and_say_so():
+    for locale, name in (("zh-CN", "Chinese"), ("ja", "Japanese"), ("th", "Thai"), ("yue", "Cantonese"), ("lo", "Lao"),
+                         ("my", "Burmese"), ("km", "Khmer"), ("nan-tw", "Min Nan")):  # fmt: skip
+        assert scoring.headline(locale) == "cer_normalised" and name in scoring.because(locale)
+    assert scoring.headline("sv-SE") == "wer_normalised" == scoring.headline("") and scoring.because("sv-SE") == ""
+    said, ours, theirs = ["我喜欢，学习中文。"], ["我喜欢 学习英文"], ["我喜 学习英文"]
+    assert scoring.scores(said, ours, "zh")["cer_normalised"].value == pytest.approx(100 / 7, abs=1e-3)
+    assert scoring.difference(said, ours, theirs, "zh").value == pytest.approx(-100 / 7, abs=1e-3)
+    assert report.aligned("我喜欢", "我喜学", "zh-CN") == [("equal", "我喜", "我喜"), ("substitute", "欢", "学")]
+
+
+def test_a_language_that_nobody_named_is_known_by_its_letters():
+    texts = {"zh": "我喜欢 iPhone", "ja": "これは本です", "th": "สวัสดี", "tr": "Işık açık, İyi günler", "": "123"}
+    assert {code: guess([text] * 3) for code, text in texts.items()} == {code: code for code in texts}
+    assert guess(["Åsa är i İstanbul hos Işık", "och läser en bok om havet " * 9]) == ""  # a name or two
+    assert guess([]) == ""
 
 
 def test_rates_are_those_of_the_corpus_not_the_mean_of_the_clips():

@@ -1,21 +1,36 @@
 import json
 import re
+import runpy
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT, script
 
-from whisper_lab import LabError
+from whisper_lab import LabError, command, files
 from whisper_lab.scores import scoring
 from whisper_lab.scores.hypotheses import Hypotheses
 from whisper_lab.stores import store
-from whisper_lab.tuning import blending, optimizers, resuming, runs
+from whisper_lab.tuning import (
+    blending,
+    folders,
+    monitoring,
+    optimizers,
+    outcome,
+    recipes,
+    resuming,
+    runs,
+    study,
+    training,
+)
 from whisper_lab.whisper import checkpoint
 
 
@@ -117,19 +132,22 @@ def test_the_saved_model_is_the_one_that_was_scored(whole, features):
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_run_resumes_to_the_same_losses(whole, features, tiny, tmp_path, kind):
     folder = tmp_path / "stopped"
-    command = [sys.executable, ROOT / "training-pipeline.py", *arguments(features, tiny, folder)]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    typed = [sys.executable, ROOT / "training-pipeline.py", *arguments(features, tiny, folder)]
+    run = subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     while run.poll() is None and not resuming.last_checkpoint(folder):
         time.sleep(0.005)
     run.send_signal(kind)
     printed, _ = run.communicate(timeout=120)
     assert not (folder / "metrics.json").exists()
+    last = resuming.last_checkpoint(folder)
     if kind == signal.SIGINT:
-        assert run.returncode == 130 and "--resume" in printed
-        checkpoint.load_model(str(resuming.last_checkpoint(folder)))
-    refused = script("training-pipeline.py", *arguments(features, tiny, folder), cwd=tmp_path, check=False)
-    assert refused.returncode == 2 and "unfinished run" in refused.stderr
-    script("training-pipeline.py", *arguments(features, tiny, folder), "--resume", cwd=tmp_path)
+        again = shlex.split(printed.rpartition("To go on: ")[2])
+        assert run.returncode == 130 and again[:2] == ["python", "training-pipeline.py"] and "--resume" not in again
+        checkpoint.load_model(str(last))
+    else:
+        again = [*typed, "--resume"]  # is still taken
+    done = script("training-pipeline.py", *again[2:], cwd=tmp_path)
+    assert f"Going on from {last.name} of 12 steps, in {folder}.\n" in done.stdout
     assert losses(folder) == losses(whole[0])
     assert (folder / "model.safetensors").read_bytes() == (whole[0] / "model.safetensors").read_bytes()
 
@@ -152,6 +170,113 @@ def test_nothing_to_resume(features, tiny, tmp_path):
     with pytest.raises(LabError, match="nothing to resume"):
         make_run(features, tiny, tmp_path / "none", resume=True)
     assert not (tmp_path / "none").exists()
+
+
+def test_two_processes_do_not_train_into_one_folder(whole, features, tiny, tmp_path, monkeypatch):
+    folder = tmp_path / "twice"
+    run = make_run(features, tiny, folder)
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", hold, folder / ".lock"], **options) as other:
+        other.stdout.readline()
+        monkeypatch.setattr(folders, "PATIENCE", 0.01)
+        with pytest.raises(LabError, match=f"another process is training into {folder}; .*--output") as error:
+            run.complete()
+        assert "\n" not in str(error.value) and not (folder / "untuned.json").exists()
+        monkeypatch.setattr(folders, "PATIENCE", 10)
+        other.kill()  # and its lock goes with it
+        shutil.copy(whole[0] / "metrics.json", folder)  # as it finished meanwhile
+        run.complete()
+    assert not (folder / "untuned.json").exists(), "nothing is done twice"
+
+
+def test_a_folder_is_the_same_however_it_is_written(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny.parent)
+    (tmp_path / "link").symlink_to(tiny.parent)
+    for name in ("tiny", "tiny/", "./tiny//", "../models0/tiny".replace("models0", tiny.parent.name), str(tiny)):
+        assert checkpoint.plain(name) == "tiny", name
+    assert checkpoint.plain(str(tmp_path / "link" / "tiny")) == "tiny"
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint.plain(f"{tiny}/") == str(tiny) and checkpoint.plain("link/tiny/") == str(tiny)
+    (tmp_path / "sample").mkdir()
+    for name in ("sample", "openai/whisper-small", "openai/whisper-small@main", "gone/"):
+        assert checkpoint.plain(name) == name
+    assert checkpoint.plain("./sample") == str(tmp_path / "sample"), "not the embedded one"
+    assert command.path("~/x") == str(Path.home() / "x") and command.path("a/~b") == "a/~b"
+
+
+def test_a_run_is_known_again_whichever_way_its_model_is_written(whole, features, tiny, tmp_path, monkeypatch):
+    folder = tmp_path / "before"
+    folder.mkdir()
+    plan = files.read_json(whole[0] / "plan.json")
+    assert plan["plan"]["model"] == str(tiny)
+    files.write_json(folder / "plan.json", {**plan, "plan": plan["plan"] | {"model": f"{tiny}/"}})  # as it was written
+    shutil.copy(whole[0] / "metrics.json", folder)
+    monkeypatch.chdir(tiny.parent)
+    for place in whole[0], folder:
+        assert make_run(features, "./tiny/", f"{place}/", max_steps=12, learning_rate=0.01).finished
+
+
+def test_a_finished_run_that_is_to_be_longer_says_how(whole, features, tiny, tmp_path):
+    folder = shutil.copytree(whole[0], tmp_path / "my run", ignore=shutil.ignore_patterns("checkpoints", "log"))
+    settings = dict(zip(("features", "model", "output"), map(str, (features, tiny, folder))), learning_rate=0.01)
+    plan = json.loads(json.dumps(files.read_json(folder / "plan.json")["plan"]))
+    for length, steps in ({"max_steps": 30}, 18), ({"epochs": 9.0}, 6):
+        options = recipes.Options(**settings, **length)
+        recipe = recipes.resolve(options, checkpoint.load_model(str(tiny)), 16, 1)
+        wanted = plan | {"recipe": json.loads(json.dumps(asdict(recipe)))}
+        with pytest.raises(LabError, match=f"after 12 steps; for {steps} more, begin from its model: ") as error:
+            folders.check_length(folder, wanted, options)
+        typed = shlex.split(str(error.value).rpartition("model: ")[2])
+        parse_args = runpy.run_path(str(ROOT / typed[1]))["parse_args"]
+        (on,) = study.expand(vars(parse_args(typed[2:])))
+        changed = {"model": str(folder), "output": f"{folder}-{12 + steps}", "max_steps": steps, "epochs": 4}
+        assert on == replace(options, **changed)
+    for other in {"seed": 7}, {"max_steps": 6}:
+        assert folders.check_length(folder, wanted | {"recipe": wanted["recipe"] | other}, options) is None
+    with pytest.raises(LabError, match="is finished, after 12 steps"):
+        make_run(features, tiny, folder, max_steps=30, learning_rate=0.01)
+    with pytest.raises(LabError, match="made with other settings"):
+        make_run(features, tiny, features)
+    (folder / "plan.json").unlink()  # a model that was fetched from a registry
+    with pytest.raises(LabError, match="is not empty and was not made by this program"):
+        make_run(features, tiny, folder, max_steps=30)
+
+
+def test_sound_that_is_not_there_is_said_before_the_training(features, tiny, release, tmp_path, capsys):
+    with pytest.raises(LabError, match="/nowhere is not a folder"):
+        make_run(features, tiny, tmp_path / "x", audio="/nowhere")
+    assert not (tmp_path / "x").exists()
+    made = store.FeatureSet(features)
+    sound = outcome.sounds(str(release), made)
+    there = [id for id in made.clips("test")["id"].to_pylist() if sound(id)]
+    assert len(there) == 4 and all(Path(sound(id).path).is_relative_to(release) for id in there)
+    assert "12 of the 16 clips of test are not in it" in capsys.readouterr().out
+    Path(sound(there[0]).path).unlink()
+    outcome.sounds(str(release), made)
+    assert "13 of the 16" in capsys.readouterr().out
+    shutil.rmtree(release / "sv-SE" / "clips")
+    (release / "sv-SE" / "clips").mkdir()
+    with pytest.raises(LabError, match="16 of the 16 clips of test are not in it, such as .*--audio takes the corpus"):
+        outcome.sounds(str(release), made)
+
+
+def test_a_meter_that_fails_loses_no_run(monkeypatch):
+    assert monitoring.kwh(3.6e6, 7.2e6) == 1.0
+    assert monitoring.kwh(None, 1.0) is monitoring.kwh(1.0, None) is monitoring.kwh(2.0, 1.0) is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    def fail():
+        raise OSError("the driver went")
+
+    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(nvmlInit=fail, NVMLError=ValueError))
+    assert monitoring.gpu_joules() is None
+
+
+def test_the_command_of_several_processes_starts_as_many(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    said = recipes.Options(output="my model").command_line()
+    assert said == "torchrun --nproc-per-node 2 training-pipeline.py --output 'my model'"
 
 
 @pytest.mark.parametrize("name, near", [("adamv", "adamw"), ("adagrd", "adagrad"), ("adfactor", "adafactor")])
@@ -208,6 +333,25 @@ def test_auto_takes_the_smallest_share_that_keeps_95_percent_of_the_gain(wrong_a
 
     start, end = ({"weight": torch.full((1, 1), float(value))} for value in (0, 1))
     assert blending.choose_share(Listener(), start, end, untuned=10.0) == share
+
+
+def test_where_words_cannot_be_counted_the_share_and_the_checkpoint_go_by_characters(tmp_path):
+    """Untuned, 20 % of the characters are wrong; half tuned, 1 %, which is enough."""
+
+    class Listener:
+        model = torch.nn.Linear(1, 1, bias=False)
+        model.config = SimpleNamespace(trained_windows=[300])
+
+        def transcribe(self, split, lengths, title):
+            wrong = round(2 * (1 - self.model.weight.item()))
+            return Hypotheses(["x"], ["学" * 100], ["英" * wrong + "学" * (100 - wrong)], 0.0)
+
+    start, end = ({"weight": torch.full((1, 1), float(value))} for value in (0, 1))
+    assert blending.choose_share(Listener(), start, end, 20.0, "zh-CN") == 0.5
+    assert blending.choose_share(Listener(), start, end, 100.0) > 0.5  # by words, a wrong character is a wrong sentence
+    recipe = recipes.Recipe("adamw", 1e-5, 4, 4, 1, 1, 0.01, "short", 1, 1.0, 1)
+    arguments = training.arguments(recipe, tmp_path, measure=scoring.headline("zh-CN"))
+    assert arguments.metric_for_best_model == "eval_cer_normalised" and not arguments.greater_is_better
 
 
 def test_features_for_another_model_are_refused(features, tiny, tmp_path, processor):

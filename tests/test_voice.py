@@ -76,6 +76,17 @@ def test_speech_without_a_pause_is_cut_all_the_same(clips):
     assert len(found) >= 3 and all(window.samples.size <= 6 * SAMPLE_RATE for window in found)
 
 
+@pytest.mark.parametrize("decibels", (-20, -40, -50))
+def test_faint_speech_is_found_as_well_and_where_it_is(talk, decibels):
+    loud = voice.Detector()(talk, last=True) >= voice.SPEECH
+    parts, detector = pieces(talk * np.float32(10 ** (decibels / 20)), 30), voice.Detector()
+    found = np.concatenate([detector(part, last=part is parts[-1]) for part in parts]) >= voice.SPEECH
+    assert (found & loud).sum() > 0.95 * loud.sum() and (found & ~loud).sum() < 0.05 * loud.sum()
+
+
 def test_nothing_is_found_in_silence():
+    hiss = np.random.default_rng(0).standard_normal(30 * SAMPLE_RATE).astype(np.float32)
+    for level in (1e-5, 1e-3, 0.03):
+        assert list(voice.windows([level * hiss], 6)) == []
     assert list(voice.windows([np.zeros(60 * SAMPLE_RATE, np.float32)], 6)) == []
     assert list(voice.windows([], 6)) == []

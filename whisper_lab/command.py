@@ -37,7 +37,12 @@ def _say(message, status: int) -> int:
 
 
 def quiet_libraries() -> None:
-    """Leave the screen to the pipeline: libraries say only what is wrong. Undone by WHISPER_LAB_VERBOSE=1."""
+    """Leave the screen to the pipeline: libraries say only what is wrong. Undone by WHISPER_LAB_VERBOSE=1.
+
+    Of several processes under torchrun, only the first draws bars.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        os.environ.setdefault("TQDM_DISABLE", "1")
     if os.environ.get("WHISPER_LAB_VERBOSE"):
         return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -46,6 +51,11 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TQDM_MININTERVAL", "0.5")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("datasets").setLevel(logging.ERROR)
+
+
+def path(text: str) -> str:
+    """A command line's path, URL or name, with the home folder in place of "~": shells leave it in --model=~/small."""
+    return os.path.expanduser(text)
 
 
 def positive(text: str) -> float:

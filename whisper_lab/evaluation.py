@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from . import LabError, command
+from .text import DOTTED, guess
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -27,21 +28,25 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     # fmt: off
     add = parser.add_argument
-    add("models", nargs="*", metavar="MODEL", help="folders, Hub ids, or 'sample', the embedded Whisper base")
-    add("--hypotheses", nargs="+", default=[], metavar="FILE|FOLDER",
+    add("models", nargs="*", type=command.path, metavar="MODEL",
+        help="folders, Hub ids, or 'sample', the embedded Whisper base")
+    add("--hypotheses", nargs="+", type=command.path, default=[], metavar="FILE|FOLDER",
         help="texts to score without a model: the folder or predictions.tsv of a run, a TSV with columns id and text "
         "(and sentence, where no features or corpus are named), a folder of ID.txt files")
-    add("--features", metavar="FOLDER|URL", help="a feature set of feature-pipeline.py")
-    add("--corpus", metavar="SOURCE",
+    add("--features", type=command.path, metavar="FOLDER|URL", help="a feature set of feature-pipeline.py")
+    add("--corpus", type=command.path, metavar="SOURCE",
         help="what feature-pipeline.py --corpus takes: features are made where a model needs others than --features, "
         "and the worst clips can be listened to")
-    add("--language", default="sv-SE", help="of --corpus (default sv-SE)")
+    add("--language", metavar="LOCALE",
+        help="of --corpus, as in feature-pipeline.py (default sv-SE), or of --hypotheses that name none: how letters "
+        "become small, and whether words can be counted")
+    add("--whisper-language", metavar="CODE", help="of --corpus, as in feature-pipeline.py: what models are told")
     add("--columns", nargs="+", type=command.pair, default=[], metavar="KEY=NAME",
         help="of --corpus, as in feature-pipeline.py")
     add("--split", default="test", help="default test")
     add("--limit", type=int, metavar="N", help="only the split's first N clips")
     add("--batch-size", type=int, metavar="N", help="clips at 30 s, more on short windows (default 16; 64 on a GPU)")
-    add("--output", type=Path, metavar="FOLDER",
+    add("--output", type=command.path, metavar="FOLDER",
         help="default evaluations/ and what is scored; another's folder is never touched")
     # fmt: on
     args = parser.parse_args(argv)
@@ -49,6 +54,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error("name a model, or --hypotheses")
     if args.models and not (args.features or args.corpus):
         parser.error("a model needs something to listen to: --features or --corpus")
+    if args.whisper_language and (args.features or not args.corpus):
+        parser.error("--whisper-language goes with --corpus alone: features say what models are told")
     for name in ("limit", "batch_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is a number from 1 up")
@@ -65,7 +72,8 @@ def main() -> None:
 
     features = streaming.open_features(args.features) if args.features else None
     columns = dict(pair.split("=", 1) for pair in args.columns)
-    read = corpus.read(args.corpus, args.language, [args.split], args.limit, columns) if args.corpus else None
+    locale = args.language or "sv-SE"
+    read = corpus.read(args.corpus, locale, [args.split], args.limit, columns) if args.corpus else None
     if read and any(read.left_out.values()):
         print(f"{args.corpus}{corpus.unused(read.left_out)}")
     if features:
@@ -76,16 +84,27 @@ def main() -> None:
     given = {name: sources.by_id(name, rows) for name, rows in found.items()}
     clips = subject(args, features, read, found)
     common(clips, given)  # what is missing had better be known before the work than after
-    fitting = {name: sources.fitting(name, checkpoint.load_processor(name), features, read) for name in args.models}
+    args.models = [*dict.fromkeys(map(checkpoint.plain, args.models))]
+    fitting = {
+        name: sources.fitting(name, checkpoint.load_processor(name), features, read, args.whisper_language)
+        for name in args.models
+    }
+    for name in args.models:  # one that is not whole is refused now, before the folder is claimed
+        checkpoint.load_model(name)
     marks = {name: sources.mark(name) for name in args.models}
     plan = {
         "split": args.split,
         "clips": files.digest([[clip["id"], clip["sentence"]] for clip in clips]),
         "models": marks,
         "hypotheses": {name: files.digest(texts) for name, texts in given.items()},
+        **({"whisper_language": args.whisper_language} if args.whisper_language else {}),
     }
-    output = args.output or Path("evaluations") / f"{'-'.join(map(_short, [*marks, *given]))}-{args.split}"
-    files.claim(output, plan, "--output")
+    output = Path(args.output or Path("evaluations") / f"{'-'.join(map(_short, [*marks, *given]))}-{args.split}")
+
+    def as_now(plan: dict) -> dict:  # names as they were typed
+        return plan | {"models": {checkpoint.plain(name): mark for name, mark in plan.get("models", {}).items()}}
+
+    files.claim(output, plan, "--output", as_now)
     heard, short = {}, len({_short(name) for name in marks}) == len(marks)
     for name, mark in marks.items():
         place = output / f"heard-{files.digest([name, mark])[:12]}.json"
@@ -93,7 +112,7 @@ def main() -> None:
             files.write_json(place, hear(name, fitting[name], args))
         heard[_short(name) if short else name] = files.read_json(place)
     heard |= {f"{name} (file)" if name in heard else name: texts for name, texts in given.items()}
-    finish(output, clips, heard, about(args, features, read), sources.sounds(read))
+    finish(output, clips, heard, about(args, features, read), sources.sounds(read), spoken(args, features, read, clips))
 
 
 def subject(args, features, read, given: dict[str, list[dict]]) -> list[dict]:
@@ -114,6 +133,18 @@ def about(args, features, read) -> dict[str, str]:
         return {"split": args.split}
     corpus = features.manifest["corpus"] if features else read.identity()
     return {"split": args.split, "corpus": f"{corpus['name']} {corpus['version']}, {corpus['language']}"}
+
+
+def spoken(args, features, read, clips: list[dict]) -> str:
+    """The locale that texts are scored in; where nothing names one, guessed by the letters of the sentences."""
+    if features or read:
+        return features.manifest["corpus"]["language"] if features else read.language
+    if args.language:
+        return args.language
+    found = guess(clip["sentence"] for clip in clips)
+    if found in DOTTED:
+        print(f"No --language is named: by its letters, this is scored as {DOTTED[found]}")
+    return found
 
 
 def hear(name: str, features, args) -> dict[str, str]:
@@ -141,7 +172,9 @@ def hear(name: str, features, args) -> dict[str, str]:
     return dict(zip(heard.ids, heard.texts))
 
 
-def finish(output: Path, clips: list[dict], heard: dict[str, dict[str, str]], about: dict[str, str], sound) -> None:
+def finish(
+    output: Path, clips: list[dict], heard: dict[str, dict[str, str]], about: dict[str, str], sound, language: str
+) -> None:
     """Score, print, and write what --output is to hold. Clips that no model could read are left out for all."""
     from . import files
     from .scores import report, scoring
@@ -152,21 +185,24 @@ def finish(output: Path, clips: list[dict], heard: dict[str, dict[str, str]], ab
     texts = {name: [each[clip["id"]] for clip in clips] for name, each in heard.items()}
     references = [clip["sentence"] for clip in clips]
     try:
-        rates = {name: scoring.scores(references, each) for name, each in texts.items()}
+        rates = {name: scoring.scores(references, each, language) for name, each in texts.items()}
     except ValueError as error:
         raise LabError(f"{error}; choose another --split") from error
-    pairs = report.differences(references, texts)
+    pairs = report.differences(references, texts, language)
     title = " and ".join([", ".join([*texts][:-1]), [*texts][-1]]).removeprefix(" and ")
-    report.write(output / "report.html", title, clips, texts, about, sound)
+    report.write(output / "report.html", title, clips, texts, about, sound, language)
     rows = zip((clip["id"] for clip in clips), references, *texts.values())
     files.write_tsv(output / "hypotheses.tsv", ["id", "sentence", *texts], rows)
     scores = {
         "about": {**about, "clips": len(clips)},
+        "headline": scoring.headline(language),
         "scores": {name: scoring.as_json(each) for name, each in rates.items()},
         "differences": [{"of": a, "minus": b, **asdict(gap)} for a, b, gap in pairs],
     }
     files.write_json(output / "scores.json", scores)
-    print(table(rates))
+    print(table(rates, scoring.headline(language)))
+    if why := scoring.because(language):
+        print(f"\n{why}")
     print("\n".join(["", *(report.verdict(*pair) for pair in pairs)]))
     print(f"  report  {output / 'report.html'}\n  scores  {output / 'scores.json'}")
     print(f"  every hypothesis  {output / 'hypotheses.tsv'}")
@@ -195,15 +231,17 @@ def _short(name: str) -> str:
     return Path(name).name or name
 
 
-def table(rates: dict[str, dict]) -> str:
-    """Lines for the terminal: systems, and their four rates with intervals."""
+def table(rates: dict[str, dict], headline: str) -> str:
+    """Lines for the terminal: systems, and their four rates with intervals, those of the headline's unit first."""
     from .scores.card import NAMES
+    from .scores.scoring import ordered
 
     def line(cells: Sequence[str]) -> str:
         return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip()
 
-    rows = [["% (95 % interval)", *NAMES.values()]]
-    rows += [[name, *(str(scores[measure]) for measure in NAMES)] for name, scores in rates.items()]
+    measures = ordered(headline)
+    rows = [["% (95 % interval)", *map(NAMES.get, measures)]]
+    rows += [[name, *(str(scores[measure]) for measure in measures)] for name, scores in rates.items()]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(map(line, [rows[0], ["─" * width for width in widths], *rows[1:]]))
 

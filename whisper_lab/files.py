@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import tempfile
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +34,20 @@ def replacing(path: Path):
         os.replace(beside, path)
     finally:
         Path(beside).unlink(missing_ok=True)
+
+
+@contextmanager
+def making(folder: Path):
+    """A path to make a folder at; it becomes `folder` if the block ends well and no other process was first."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as scratch:
+        new = Path(scratch) / "new"
+        yield new
+        try:
+            os.rename(new, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -83,15 +98,16 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
-def claim(folder: Path, plan: dict, flag: str) -> bool:
+def claim(folder: Path, plan: dict, flag: str, as_now: Callable[[dict], dict] = lambda plan: plan) -> bool:
     """Write `plan` and the libraries' versions into plan.json of a new `folder`; False if they are there already.
 
-    Raises LabError, naming what differs and the `flag` that chooses another folder, where anything else is there.
+    `as_now` gives a plan of an earlier version the form that it would have today. Raises LabError, naming what differs
+    and the `flag` that chooses another folder, where anything else is there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / "plan.json"
     if place.is_file():
-        there = _flat(read_json(place)["plan"])
+        there = _flat(as_now(read_json(place)["plan"]))
         now = _flat(json.loads(json.dumps(plan)))
         differing = [
             f"{key}: {there.get(key)} there, {now.get(key)} now"

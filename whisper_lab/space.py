@@ -10,6 +10,7 @@ import argparse
 import csv
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from pathlib import Path
 from . import LabError, command, files, needs
 from .corpora import corpus
 from .needs import PACKAGE, ROOT
-from .whisper import checkpoint
+from .whisper import checkpoint, leaving
 
 PAGES = {  # script: the Space's title, its emoji, what a visitor does there
     "app.py": ("A Swedish Whisper", "🎤", "Speak, or upload a recording or a film, and read what was said."),
@@ -30,8 +31,6 @@ PAGES = {  # script: the Space's title, its emoji, what a visitor does there
 }
 NOTE = "space.json"  # tells the page its model, and this script which folders it made
 BUNDLED = "model"  # the folder of a space with the model's files
-SERVED = "config generation_config preprocessor_config processor_config tokenizer tokenizer_config vocab added_tokens"
-SERVED = (*(f"{name}.json" for name in SERVED.split()), "merges.txt", "*.safetensors*")
 ATTRIBUTES = "".join(f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in ("mp3", "safetensors"))
 CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu"  # PyPI's torch brings gigabytes of CUDA
 ROBOTS = "\nYouTube often refuses hosted machines as robots: this page belongs at home. Uploading works here too.\n"
@@ -88,24 +87,27 @@ def find(name: str, revision: str | None = None) -> Source:
             f"there is no folder {name!r}, and the Hugging Face Hub cannot be reached for a model's commit; "
             "give it, all 40 characters, with --revision, or go online"
         ) from error
-    _only_whisper(name, info.config or {})
+    if (kind := (info.config or {}).get("model_type", "whisper")) != "whisper":
+        raise LabError(f"{name} is a model of type {kind}; the pages serve Whisper only")
+    there = {file.rfilename for file in info.siblings or ()}
+    if "adapter_config.json" in there and "config.json" not in there:
+        raise LabError(
+            f"{name} is an adapter, and a space serves whole models; run `hf download {name} --local-dir FOLDER`, then "
+            "name that folder: it is merged into its base model"
+        )
     return Source(name, info.sha, None, _licence(info.card_data), bool(info.private or info.gated))
 
 
 def _local(folder: Path) -> Source:
-    _only_whisper(str(folder), checkpoint.config(folder))
+    checkpoint.load_model(str(folder))  # what is not whole is refused here, not where visitors wait
+    checkpoint.load_processor(str(folder))
     if not any(folder.glob("*.safetensors")):
-        raise LabError(f"{folder} has no weights: *.safetensors is what goes along")
+        raise LabError(f"{folder} has no *.safetensors, which is what goes along; save the model anew")
     from huggingface_hub import ModelCard
 
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     return Source(BUNDLED, folder=folder, licence=_licence(ModelCard(text, ignore_metadata_errors=True).data))
-
-
-def _only_whisper(name: str, config: dict) -> None:
-    if (kind := config.get("model_type", "whisper")) != "whisper":
-        raise LabError(f"{name} is a model of type {kind}; the pages serve Whisper only")
 
 
 def _licence(card) -> str | None:
@@ -135,8 +137,8 @@ def build(source: Source, page: str = "app.py", title: str | None = None, output
         for path in (*modules, *web, *example):
             _copy(path, folder / path.relative_to(ROOT))
         _copy(ROOT / page, folder / "app.py")
-        for path in {path for name in SERVED for path in source.folder.glob(name)} if source.folder else ():
-            _copy(path, folder / BUNDLED / path.name)
+        for name, path in (leaving.files(source.folder, leaving.MODEL) if source.folder else {}).items():
+            _copy(path, folder / BUNDLED / name)
         (folder / "requirements.txt").write_text("\n".join([CPU_TORCH, *lines, ""]), encoding="utf-8")
         (folder / "README.md").write_text(_readme(source, page, title, note), encoding="utf-8")
         (folder / ".gitattributes").write_text(ATTRIBUTES, encoding="utf-8")
@@ -238,7 +240,12 @@ By Hugging Face's documentation of July 2026, read in November 2026 (newer: http
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", default="sample", help="a Hub id (NAME or NAME@REVISION), a folder, or 'sample' (default), untuned")
+    add(
+        "--model",
+        type=command.path,
+        default="sample",
+        help="a Hub id (NAME or NAME@REVISION), a folder, or 'sample' (default), untuned",
+    )
     add("--revision", metavar="REV", help="the Hub's commit, branch or tag (default: the newest commit, asked for)")
     add("--page", choices=PAGES, default="app.py", help="which page (default app.py)")
     add("--title", help="of the Space")
@@ -254,9 +261,8 @@ def main() -> None:
     print(f"{options.output}: {len(sizes)} files, {sum(sizes) / 1e6:.0f} MB; {len(lines)} pinned packages and gradio")
     if sum(sizes) > MOST_BYTES:
         print("A Space holds 1 GB: push the model to the Hub as a model, and build again with its id.")
-    print(
-        f"Try it:   cd {options.output} && python app.py\nPublish:  hf upload spaces/YOUR-NAME/NAME {options.output} ."
-    )
+    folder = shlex.quote(str(options.output))
+    print(f"Try it:   cd {folder} && python app.py\nPublish:  hf upload spaces/YOUR-NAME/NAME {folder} .")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
-from .. import LabError, files
+from .. import LabError, files, text
 
 SAMPLE = files.ROOT / "sample" / "cv-corpus-sample-1.0"
 SHEETS = (".xlsx", ".xls", ".ods")
@@ -17,7 +17,8 @@ LeftOut = tuple[str, str, str]  # a clip's id or a row's place, the reason in wo
 class Clip:
     """One recorded sentence: a file on this disk, or what is between `start` and `end` (seconds; None: its end) of it.
 
-    `seconds` is the corpus' own measure of the clip, where it gives one.
+    `seconds` is the corpus' own measure of the clip, where it gives one. The sentence is as `text.cleaned` has it,
+    whatever it is made of.
     """
 
     id: str
@@ -36,6 +37,9 @@ class Clip:
     def part(self) -> tuple[float, float | None] | None:
         """Where in the file it is, if it is not the whole."""
         return (self.start, self.end) if self.start or self.end is not None else None
+
+    def __post_init__(self):
+        object.__setattr__(self, "sentence", text.cleaned(self.sentence))
 
 
 @dataclass(frozen=True)

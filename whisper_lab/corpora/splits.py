@@ -30,7 +30,7 @@ def read(
 ) -> tuple[Corpus, Counter]:
     """As corpus.read, with `train` made of `train_splits`; and how many clips were kept out of it, by reason."""
     read = corpus.read(source, language, needed(splits, train_splits), limit, columns)
-    arranged, kept_out = arrange(read.splits, splits, train_splits)
+    arranged, kept_out = arrange(read.splits, splits, train_splits, language)
     of_train = [{"train": found} for split, found in read.left_out.items() if split in train_splits]
     others = {split: read.left_out[split] for split in ("", *arranged) if split in read.left_out.keys() - train_splits}
     left_out = corpus.joined(*of_train, others)
@@ -59,9 +59,10 @@ def needed(splits: list[str] | None, train_splits: list[str]) -> list[str] | Non
 
 
 def arrange(
-    read: dict[str, list[Clip]], splits: list[str] | None, train_splits: list[str]
+    read: dict[str, list[Clip]], splits: list[str] | None, train_splits: list[str], language: str = ""
 ) -> tuple[dict[str, list[Clip]], Counter]:
     """The clips of `splits` (None: all that there are), `train` made of `train_splits`; what was kept out, by reason.
+    `language` is theirs, for what is small and large in it.
 
     The release's own train and dev are taken as they stand; of any other split, no clip, sentence (normalised) or
     speaker of test and dev is, so speakers have to be known. A clip in several of `train_splits` counts once. With dev
@@ -82,7 +83,9 @@ def arrange(
             )
     kept_out = Counter()
     overlaps = [
-        _overlap(split, read[split]) for split in ("test", "dev") if split in read and split not in train_splits
+        _overlap(split, read[split], language)
+        for split in ("test", "dev")
+        if split in read and split not in train_splits
     ]
     merged, seen = [], set()
     for split in sorted(train_splits, key=lambda split: split not in OFFICIAL):  # what is taken as it stands, first
@@ -98,9 +101,9 @@ def arrange(
     others = {split: clips for split, clips in read.items() if split not in train_splits and split != "train"}
     if "dev" in train_splits and (splits is None or "dev" in splits):
         dev = hold_out(merged)
-        taken, sentences = {clip.id for clip in dev}, {normalise(clip.sentence) for clip in dev}
+        taken, sentences = {clip.id for clip in dev}, {normalise(clip.sentence, language) for clip in dev}
         left = [clip for clip in merged if clip.id not in taken]
-        merged = [clip for clip in left if normalise(clip.sentence) not in sentences]
+        merged = [clip for clip in left if normalise(clip.sentence, language) not in sentences]
         kept_out += Counter({"sentence of the new dev": len(left) - len(merged)})
         others = {"dev": dev} | others
     if not merged:
@@ -110,17 +113,17 @@ def arrange(
     return {"train": merged} | others, kept_out
 
 
-def _overlap(split: str, clips: list[Clip]) -> Callable[[Clip], str | None]:
+def _overlap(split: str, clips: list[Clip], language: str) -> Callable[[Clip], str | None]:
     """What a clip shares with those of `split`, such as "speaker of test". Clips of no named speaker share none."""
     ids, speakers = {clip.id for clip in clips}, {clip.client_id for clip in clips} - {""}
-    sentences = {normalise(clip.sentence) for clip in clips}
+    sentences = {normalise(clip.sentence, language) for clip in clips}
 
     def reason(clip: Clip) -> str | None:
         if clip.id in ids:
             return f"clip of {split}"
         if clip.client_id in speakers:
             return f"speaker of {split}"
-        return f"sentence of {split}" if normalise(clip.sentence) in sentences else None
+        return f"sentence of {split}" if normalise(clip.sentence, language) in sentences else None
 
     return reason
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..text import unspaced
 from . import scoring
 
 FEWEST = 5  # clips of a speaker, an age, an accent with a line of its own: below, a rate says little
@@ -16,31 +17,36 @@ AGES = "teens twenties thirties fourties fifties sixties seventies eighties nine
 HEADS = {"wer_normalised": "WER", "cer_normalised": "CER", "wer": "WER, raw", "cer": "CER, raw"}
 
 
-def headline(rates: dict[str, dict[str, scoring.Score]]) -> str:
+def headline(rates: dict[str, dict[str, scoring.Score]], language: str = "") -> str:
+    measure, unit = scoring.headline(language), "character" if unspaced(language) else "word"
     boxes = [
-        f"<div><span>{html.escape(name)}</span><b>{s['wer_normalised'].value:.1f} %</b>"
-        f"<span>word error rate, 95 % interval {s['wer_normalised'].low:.1f}–{s['wer_normalised'].high:.1f}</span>"
+        f"<div><span>{html.escape(name)}</span><b>{s[measure].value:.1f} %</b>"
+        f"<span>{unit} error rate, 95 % interval {s[measure].low:.1f}–{s[measure].high:.1f}</span>"
         "</div>"
         for name, s in list(rates.items())[:4]
     ]
     return f'<div class="headline">{"".join(boxes)}</div>'
 
 
-def models(rates: dict[str, dict[str, scoring.Score]], verdicts: list[str]) -> str:
-    top = max(score["wer_normalised"].high for score in rates.values())
+def models(rates: dict[str, dict[str, scoring.Score]], verdicts: list[str], language: str = "") -> str:
+    measure = scoring.headline(language)
+    heads = {m: HEADS[m] for m in sorted(HEADS, key=lambda m: m != measure)}
+    top = max(score[measure].high for score in rates.values())
     rows = [
         f'<tr><th scope="row">{_key(i)}{html.escape(name)}</th>'
-        + "".join(f'<td class="number{_wide(m)}">{_cell(s[m])}</td>' for m in HEADS)
-        + f'<td class="bar wide">{_bar(s["wer_normalised"], top, i)}</td></tr>'
+        + "".join(f'<td class="number{_wide(m)}">{_cell(s[m])}</td>' for m in heads)
+        + f'<td class="bar wide">{_bar(s[measure], top, i)}</td></tr>'
         for i, (name, s) in enumerate(rates.items())
     ]
-    head = "".join(f'<th class="number{_wide(m)}">{name}</th>' for m, name in HEADS.items())
-    said = "".join(f"<li>{html.escape(one)}</li>" for one in verdicts)
+    head = "".join(f'<th class="number{_wide(m)}">{name}</th>' for m, name in heads.items())
+    said = filter(None, [*verdicts, scoring.because(language)])
+    said = "".join(f"<li>{html.escape(one)}</li>" for one in said)
     return (
         f'<h2>Scores</h2><div class="scroll"><table><thead><tr><th></th>{head}<th class="wide"></th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div><ul class='plain'>{said}</ul>"
         '<p class="soft">Percent, with 95 % intervals (bootstrap over clips). WER and CER without case and punctuation,'
-        " raw with them. Differences are paired: both are scored on the same draws of clips, by WER.</p>"
+        " raw with them. Differences are paired: both are scored on the same draws of clips, by "
+        f"{scoring.short(measure)}.</p>"
     )
 
 
@@ -121,7 +127,7 @@ def _group(title: str, values: list[str], tables: dict[str, np.ndarray]) -> str:
 
 
 def _rate(table: np.ndarray) -> scoring.Score | None:
-    """Of (clips, 2) errors and words; None where nothing was said."""
+    """Of (clips, 2) errors and words or characters; None where nothing was said."""
     wrong, total = table.sum(axis=0)
     if not total:
         return None
@@ -129,7 +135,7 @@ def _rate(table: np.ndarray) -> scoring.Score | None:
     return scoring.Score(100 * float(wrong / total), float(low), float(high))
 
 
-def confusions(lines: list[list[tuple[str, str, str]]], name: str) -> str:
+def confusions(lines: list[list[tuple[str, str, str]]], name: str, language: str = "") -> str:
     found: dict[str, Counter] = {"substitute": Counter(), "delete": Counter(), "insert": Counter()}
     for kind, said, written in (step for steps in lines for step in steps if step[0] != "equal"):
         found[kind][said, written] += 1
@@ -147,4 +153,5 @@ def confusions(lines: list[list[tuple[str, str, str]]], name: str) -> str:
         shown = f"<table><tbody>{''.join(rows)}</tbody></table>" if rows else '<p class="soft">none</p>'
         parts.append(f'<div><h3>{title} <span class="soft">{found[kind].total():,}</span></h3>{shown}</div>')
     lead = f"Of {html.escape(name)}, from the most frequent; a click shows the clips."
-    return f'<h2>Words</h2><p class="soft">{lead}</p><div class="three">{"".join(parts)}</div>'
+    what = "Characters" if unspaced(language) else "Words"
+    return f'<h2>{what}</h2><p class="soft">{lead}</p><div class="three">{"".join(parts)}</div>'

@@ -2,13 +2,20 @@
 
 from pathlib import Path
 
-from .scoring import MEASURES, Score
+from .scoring import Score, because, ordered, short
 
+CURVES = {
+    "wer_normalised": ("wer_normalised", "wer", "cer"),
+    "cer_normalised": ("cer_normalised", "cer"),
+}  # what is drawn where one of them is the headline
 NAMES = {"wer": "WER, raw", "wer_normalised": "WER, normalised", "cer": "CER, raw", "cer_normalised": "CER, normalised"}
 
 
-def curves(history: list[dict], path: Path) -> None:
-    """Training and dev loss, dev error rates and learning rate over steps (a Trainer's log history), as a PNG."""
+def curves(history: list[dict], path: Path, measure: str = "wer_normalised") -> None:
+    """Training and dev loss, dev error rates and learning rate over steps (a Trainer's log history), as a PNG.
+
+    `measure` is the rate that the checkpoint was chosen by.
+    """
     import matplotlib
 
     matplotlib.use("agg")
@@ -21,10 +28,7 @@ def curves(history: list[dict], path: Path) -> None:
     figure, panels = pyplot.subplots(1, 3, figsize=(13, 3.8), constrained_layout=True)
     plots = (
         ("Loss per token", {"training": "loss", "dev": "eval_loss"}),
-        (
-            "Error rate on dev, %",
-            {"WER, normalised": "eval_wer_normalised", "WER, raw": "eval_wer", "CER, raw": "eval_cer"},
-        ),
+        ("Error rate on dev, %", {NAMES[one]: f"eval_{one}" for one in CURVES[measure]}),
         ("Learning rate", {"": "learning_rate"}),
     )
     for panel, (title, lines) in zip(panels, plots):
@@ -40,12 +44,17 @@ def curves(history: list[dict], path: Path) -> None:
     pyplot.close(figure)
 
 
+def headline_of(metrics: dict) -> str:
+    """Which rate a run went by, of its metrics.json."""
+    return metrics.get("headline", "wer_normalised")  # runs that do not say so went by WER in every language
+
+
 def table(metrics: dict, splits: tuple[str, ...] = ("test", "dev", "aside")) -> list[list[str]]:
     """Rows of [split, measure, untuned, tuned, tuned at 30 s] from a run's metrics.json, test first."""
     at_30 = metrics.get("tuned_at_30_s", {})
     rows = []
     for split in splits:
-        for measure in MEASURES if split in metrics["tuned"] else ():
+        for measure in ordered(headline_of(metrics)) if split in metrics["tuned"] else ():
             cells = [metrics[who].get(split) for who in ("untuned", "tuned")] + [at_30.get(split)]
             rows.append([split, NAMES[measure], *(str(Score(**cell[measure])) if cell else "" for cell in cells)])
     return rows
@@ -82,18 +91,19 @@ def _shortened(text: str, length: int = 120) -> str:
     return text if len(text) <= length else f"{text[:length].rsplit(' ', 1)[0]} …"
 
 
-def summary(folder: Path, metrics: dict, predictions: list[dict]) -> str:
+def summary(folder: Path, metrics: dict, predictions: list[dict], language: str = "") -> str:
     """The end of a run, for the terminal."""
     sentences = "\n".join(
         f"  said     {row['sentence']}\n  untuned  {row['untuned']}\n  tuned    {row['tuned']}\n"
         for row in examples(predictions)
     )
-    gain = Score(**metrics["tuned_minus_untuned"]["test"])
+    gain, measure = Score(**metrics["tuned_minus_untuned"]["test"]), headline_of(metrics)
+    why = f"{because(language)}\n" * bool(because(language))
     verdict = "better" if gain.high < 0 else "worse" if gain.low > 0 else "no difference shown"
     return (
         f"\n{plain(table(metrics))}\n\n"
-        f"Tuned minus untuned on test, normalised WER, paired: {gain.value:+.1f} points "
-        f"({gain.low:+.1f} to {gain.high:+.1f}): {verdict}.\n\n{sentences}\n"
+        f"Tuned minus untuned on test, normalised {short(measure)}, paired: {gain.value:+.1f} points "
+        f"({gain.low:+.1f} to {gain.high:+.1f}): {verdict}.\n{why}\n{sentences}\n"
         f"  model   {folder}\n  card    {folder / 'README.md'}\n  curves  {folder / 'curves.png'}\n"
         f"  report, word by word  {folder / 'report.html'}\n"
         f"  every hypothesis  {folder / 'predictions.tsv'}\n  scores  {folder / 'metrics.json'}"

@@ -30,8 +30,8 @@ class Hypotheses:
     loss: float
     tokens: int = 0  # that the loss is the mean of
 
-    def scores(self) -> dict[str, scoring.Score]:
-        return scoring.scores(self.references, self.texts)
+    def scores(self, language: str = "") -> dict[str, scoring.Score]:
+        return scoring.scores(self.references, self.texts, language)
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ import numpy as np
 from .. import files
 from ..corpora.corpus import Clip
 from ..speech import audio
-from ..text import normalise
+from ..text import normalise, units, unspaced
 from . import breakdown, scoring
 
 PAGE = Path(__file__).with_name("report.html")
@@ -32,21 +32,25 @@ def write(
     hypotheses: dict[str, Sequence[str]],
     facts: dict[str, str] | None = None,
     sound: Callable[[str], Clip | None] | None = None,
+    language: str = "",
 ) -> None:
     """Write the report of one split to `path`, a file like report.html.
 
     `clips` are rows of the split, in any order: id and sentence, and where the corpus tells seconds, client_id, age,
     gender, accents. `hypotheses` are the texts of each system in the order of `clips`, by the name to show; the page is
     about the first, the others (the untuned model, say) stand beside it. `facts` are said at the top ({"model": …}).
-    `sound` gives the corpus' clip with an id, or None; the worst clips are embedded. Raises ValueError where there
-    is no word to score or the numbers of texts and clips differ.
+    `sound` gives the corpus' clip with an id, or None; the worst clips are embedded. `language` is the locale, where
+    it is known. Raises ValueError where there is no word to score or the numbers of texts and clips differ.
     """
     references = [clip["sentence"] for clip in clips]
-    rates = {name: scoring.scores(references, list(texts)) for name, texts in hypotheses.items()}
-    said = [normalise(sentence) for sentence in references]
-    lines = {name: [aligned(a, normalise(b)) for a, b in zip(said, texts)] for name, texts in hypotheses.items()}
+    rates = {name: scoring.scores(references, list(texts), language) for name, texts in hypotheses.items()}
+    said = [normalise(sentence, language) for sentence in references]
+    lines = {
+        name: [aligned(a, normalise(b, language), language) for a, b in zip(said, texts)]
+        for name, texts in hypotheses.items()
+    }
     tables = {
-        name: np.array([[errors(steps), len(a.split())] if a else [0, 0] for a, steps in zip(said, every)])
+        name: np.array([[errors(steps), len(units(a, language))] if a else [0, 0] for a, steps in zip(said, every)])
         for name, every in lines.items()
     }  # clips whose reference is empty once normalised count in no normalised rate, as in scoring
     first = next(iter(tables))
@@ -54,18 +58,21 @@ def write(
     worst = [int(i) for i in worst if tables[first][i, 0]]
     sounds = {clips[i]["id"]: embedded(sound(clips[i]["id"])) if sound else None for i in worst}
     sounds = {key: address for key, address in sounds.items() if address}
-    what = f"Those with most word errors of {first}."
+    unit = "character" if unspaced(language) else "word"
+    what = f"Those with most {unit} errors of {first}."
     what += "" if sounds else " There is no audio beside these features: name the corpus to hear them."
     body = [
         f"<h1>{html.escape(title)}</h1>",
         f'<p class="soft">{_facts(clips, facts or {})}</p>',
-        breakdown.headline(rates),
-        breakdown.models(rates, [verdict(*pair) for pair in differences(references, hypotheses)]),
+        breakdown.headline(rates, language),
+        breakdown.models(rates, [verdict(*pair) for pair in differences(references, hypotheses, language)], language),
         breakdown.groups(clips, tables),
-        breakdown.confusions(lines[first], first),
+        breakdown.confusions(lines[first], first, language),
     ]
     data = {
         "models": list(hypotheses),
+        "language": language,
+        "unit": unit,
         "worst": worst,
         "sounds": sounds,
         "clips": [
@@ -73,7 +80,7 @@ def write(
                 "id": clip["id"],
                 "sentence": clip["sentence"],
                 "seconds": clip.get("seconds") or 0,
-                "words": int(tables[first][i, 1]),
+                "units": int(tables[first][i, 1]),
                 "facts": _of(clip),
                 "errors": [int(table[i, 0]) for table in tables.values()],
                 "steps": [every[i] for every in lines.values()],
@@ -82,9 +89,10 @@ def write(
             for i, clip in enumerate(clips)
         ],
     }
-    parts = {"title": html.escape(title), "body": "\n".join(body), "sound": html.escape(what), "data": in_script(data)}
+    parts = {"title": html.escape(title), "body": "\n".join(body), "sound": html.escape(what), "unit": unit}
+    parts["data"] = in_script(data)
     page = PAGE.read_text(encoding="utf-8")
-    files.write_text(path, re.sub(r"\{(title|body|sound|data)\}", lambda found: parts[found[1]], page))
+    files.write_text(path, re.sub(r"\{(title|body|sound|unit|data)\}", lambda found: parts[found[1]], page))
 
 
 def in_script(value) -> str:
@@ -95,18 +103,21 @@ def in_script(value) -> str:
     return text
 
 
-def aligned(reference: str, hypothesis: str) -> list[tuple[str, str, str]]:
-    """(kind, said, written) of each stretch: kind is equal, substitute (one word), delete or insert (one word each)."""
+def aligned(reference: str, hypothesis: str, language: str = "") -> list[tuple[str, str, str]]:
+    """(kind, said, written) of each stretch: kind is equal, substitute (one word), delete or insert (one word each).
+
+    Of normalised texts; in languages without spaces, of characters instead of words.
+    """
     import jiwer
 
-    said, written = reference.split(), hypothesis.split()
+    said, written, gap = units(reference, language), units(hypothesis, language), "" if unspaced(language) else " "
     if not said or not written:
         return [("delete", word, "") for word in said] + [("insert", "", word) for word in written]
     steps = []
     for chunk in jiwer.process_words(" ".join(said), " ".join(written)).alignments[0]:
         ours, theirs = said[chunk.ref_start_idx : chunk.ref_end_idx], written[chunk.hyp_start_idx : chunk.hyp_end_idx]
         if chunk.type == "equal":
-            steps.append(("equal", " ".join(ours), " ".join(theirs)))
+            steps.append(("equal", gap.join(ours), gap.join(theirs)))
         else:
             size = max(len(ours), len(theirs))
             steps += [(chunk.type, *pair) for pair in zip(ours or [""] * size, theirs or [""] * size)]
@@ -149,11 +160,14 @@ def verdict(first: str, second: str, gap: scoring.Score) -> str:
     return f"No difference shown between {first} and {second} ({gap.low:+.1f} to {gap.high:+.1f} points)."
 
 
-def differences(references: list[str], hypotheses: dict[str, Sequence[str]]) -> list[tuple[str, str, scoring.Score]]:
-    """Each pair of systems, in order, with the first's normalised WER minus the second's."""
+def differences(
+    references: list[str], hypotheses: dict[str, Sequence[str]], language: str = ""
+) -> list[tuple[str, str, scoring.Score]]:
+    """Each pair of systems, in order, with the first's normalised WER (or CER, as scoring.headline says) minus the
+    second's."""
     names = list(hypotheses)
     return [
-        (a, b, scoring.difference(references, list(hypotheses[a]), list(hypotheses[b])))
+        (a, b, scoring.difference(references, list(hypotheses[a]), list(hypotheses[b]), language))
         for i, a in enumerate(names)
         for b in names[i + 1 :]
     ]

@@ -11,10 +11,32 @@ from functools import cache
 
 import numpy as np
 
-from ..text import normalise
+from ..text import normalise, unspaced
 
 DRAWS = 2_000  # bootstrap samples; the ends of a 95 % interval then vary by about 2 % of its width
 MEASURES = ("wer", "wer_normalised", "cer", "cer_normalised")
+
+
+def headline(language: str) -> str:
+    """Which of `MEASURES` models are chosen, compared and judged by in a language (its locale, code or name)."""
+    return "cer_normalised" if unspaced(language) else "wer_normalised"
+
+
+def short(measure: str) -> str:
+    """WER or CER."""
+    return measure[:3].upper()
+
+
+def ordered(headline: str) -> tuple[str, ...]:
+    """`MEASURES` with those of the headline's unit first."""
+    return tuple(sorted(MEASURES, key=lambda measure: short(measure) != short(headline)))
+
+
+def because(language: str) -> str:
+    """Why that measure is not WER, as a sentence; "" where it is."""
+    if name := unspaced(language):
+        return f"By character error rate, normalised: {name} is written without spaces, so there are no words to count."
+    return ""
 
 
 @dataclass(frozen=True)
@@ -93,13 +115,13 @@ def _draws(clips: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(clips, np.full(clips, 1 / clips), size=DRAWS)
 
 
-def scores(references: list[str], hypotheses: list[str]) -> dict[str, Score]:
-    """All four `MEASURES`. Clips whose normalised reference is empty are scored raw only.
+def scores(references: list[str], hypotheses: list[str], language: str = "") -> dict[str, Score]:
+    """All four `MEASURES`, texts of `language`. Clips whose normalised reference is empty are scored raw only.
 
     Raises ValueError when there is nothing to score.
     """
-    result = {}
-    for name, texts in (("", (references, hypotheses)), ("_normalised", _normalised(references, hypotheses))):
+    result, normalised = {}, _normalised(references, hypotheses, language)
+    for name, texts in (("", (references, hypotheses)), ("_normalised", normalised)):
         for short, unit in (("wer", "word"), ("cer", "character")):
             table = counts(*texts, unit)
             if not len(table) or not table[:, 1].any():
@@ -110,25 +132,26 @@ def scores(references: list[str], hypotheses: list[str]) -> dict[str, Score]:
     return {measure: result[measure] for measure in MEASURES}
 
 
-def _normalised(references: list[str], hypotheses: list[str]) -> tuple[list[str], list[str]]:
-    pairs = [(normalise(r), normalise(h)) for r, h in zip(references, hypotheses, strict=True)]
+def _normalised(references: list[str], hypotheses: list[str], language: str) -> tuple[list[str], list[str]]:
+    pairs = [(normalise(r, language), normalise(h, language)) for r, h in zip(references, hypotheses, strict=True)]
     pairs = [(r, h) for r, h in pairs if r]
     return [r for r, _ in pairs], [h for _, h in pairs]
 
 
-def difference(references: list[str], ours: list[str], theirs: list[str]) -> Score:
-    """Normalised WER of `ours` minus that of `theirs`, in points, paired: both are drawn on the same clips.
+def difference(references: list[str], ours: list[str], theirs: list[str], language: str = "") -> Score:
+    """The `headline` rate of `ours` minus that of `theirs`, in points, paired: both are drawn on the same clips.
 
     Below zero throughout, ours is better; an interval that holds zero shows no difference.
     """
-    found = compare(references, [ours], [theirs])
+    found = compare(references, [ours], [theirs], language)
     return Score(found.value, found.low, found.high)
 
 
-def compare(references: list[str], ours: list[list[str]], theirs: list[list[str]]) -> Difference:
+def compare(references: list[str], ours: list[list[str]], theirs: list[list[str]], language: str = "") -> Difference:
     """`difference` of two recipes, each given as its hypotheses with the same one or more seeds: of their means."""
+    unit = "character" if unspaced(language) else "word"
     tables = [
-        np.stack([counts(*_normalised(references, texts), "word") for texts in hypotheses])
+        np.stack([counts(*_normalised(references, texts, language), unit) for texts in hypotheses])
         for hypotheses in (ours, theirs)
     ]
     return paired(*tables)

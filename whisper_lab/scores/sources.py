@@ -9,7 +9,7 @@ from .. import LabError, files
 from ..corpora import corpus
 from ..speech import features
 from ..stores import engine, store
-from ..whisper import checkpoint
+from ..whisper import checkpoint, languages
 
 TAKEN = "a run's folder or predictions.tsv, a TSV with columns id and text, or a folder of ID.txt files"
 
@@ -20,8 +20,12 @@ def sounds(read: corpus.Corpus | None) -> Callable[[str], corpus.Clip | None] | 
     return found.get if found else None
 
 
-def fitting(name: str, processor, there: store.FeatureSet | None, read: corpus.Corpus | None) -> store.FeatureSet:
+def fitting(
+    name: str, processor, there: store.FeatureSet | None, read: corpus.Corpus | None, language: str | None = None
+) -> store.FeatureSet:
     """Features that the model `name` can read: the set `there`, or one that is made of the corpus, in the cache.
+
+    Models are told the set's language, or `language`, which is by default the corpus'.
 
     Raises LabError where the set is for other mels or another vocabulary, and there is no corpus.
     """
@@ -35,12 +39,12 @@ def fitting(name: str, processor, there: store.FeatureSet | None, read: corpus.C
             return there
         if not read:
             raise LabError(f"{there.folder} holds {wrong}; name its corpus with --corpus, and features are made for it")
-    return made(processor, read)
+    return made(processor, read, there.manifest["language"] if there else language)
 
 
-def made(processor, read: corpus.Corpus) -> store.FeatureSet:
+def made(processor, read: corpus.Corpus, language: str | None = None) -> store.FeatureSet:
     """The features of a corpus for one model's front-end and vocabulary; from the cache, if they are there."""
-    language = checkpoint.whisper_language(read.language)
+    language = languages.of_corpus(read.language, language)
     front_end = features.FrontEnd(processor.feature_extractor.feature_size)
     rows = {split: checkpoint.labelled(clips, processor.tokenizer, language) for split, clips in read.splits.items()}
     settings = {
@@ -86,10 +90,15 @@ def texts(path: Path, split: str) -> dict[str, list[dict]]:
         return {path.name: [{"id": file.stem, "text": _text(file).strip()} for file in found]}
     if not path.is_file():
         raise LabError(f"{path} is not there; --hypotheses takes {TAKEN}")
-    head, *lines = (line.split("\t") for line in _text(path).splitlines() if line.strip())
+    lines = [line.split("\t") for line in _text(path).splitlines() if line.strip()]
+    if not lines:
+        raise LabError(f"{path} is empty; --hypotheses takes {TAKEN}")
+    head, *lines = lines
     wrong = next((i for i, line in enumerate(lines, 2) if len(line) != len(head)), None)
     if wrong:
         raise LabError(f"{path} has another number of columns in line {wrong} than in its first; mend it")
+    if not lines:
+        raise LabError(f"{path} holds the names of its columns and no line more; --hypotheses takes {TAKEN}")
     rows = [dict(zip(head, line)) for line in lines]
     columns = [name for name in ("tuned", "untuned", "text") if name in head]
     if "id" not in head or not columns:

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -93,8 +94,10 @@ class Reader:
                 shown = time.monotonic()
                 text = f"{here['reading']} {clock(progress.done)} {here['of']} {clock(progress.total)}"
                 yield working(text, progress.done / progress.total), text_of(segments), {}
+        places = ", ".join(dict.fromkeys(clock(one.at) for one in progress.damage))
+        damaged = note(here["damaged"].format(places=places)) if places else ""
         if not segments:
-            yield note(here["nothing"]), "", {}
+            yield note(here["nothing"]) + damaged, "", {}
             return
         took = here["took"].format(
             audio=clock(progress.done),
@@ -102,12 +105,14 @@ class Reader:
             model=short(self.transcriber.name),
         )
         kept = kept | {"text": plain(segments), "decoding": decoding, "part": (start, end)}
-        yield "", result(segments, self.transcriber.facts(), media, took, here), kept
+        yield damaged, result(segments, self.transcriber.facts(), media, took, here), kept
 
     def as_json(self, source, decoding: Decoding, start: float = 0, end: float | None = None, facts=()) -> dict:
         """The transcript as `captions` writes it, with its text in one piece and what it was made with."""
-        found = list(self.transcriber.segments(source, decoding, True, start, end))
+        progress = Progress()
+        found = list(self.transcriber.segments(source, decoding, True, start, end, progress))
         about = {**dict(facts), "text": plain(found), **self.transcriber.facts()}
+        about |= {"damage": [asdict(one) for one in progress.damage]} if progress.damage else {}
         return json.loads(captions.write(found, "json", about))
 
     def check_length(self, source, start: float, end: float | None, limit: float | None = None) -> None:

@@ -1,12 +1,15 @@
 """app.py and app_youtube.py in the terminal: their flags, and transcripts printed or written, without a page."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
-from .. import LabError, files
+from .. import LabError, command, files
+from ..speech import audio
 from ..whisper import checkpoint
 from . import captions
 
@@ -17,6 +20,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the model").add_argument
     add(
         "--model",
+        type=command.path,
         help=f"a folder, a Hub id (NAME or NAME@REVISION), or 'sample': the untuned Whisper base (default {DEFAULT})",
     )
     add(
@@ -151,7 +155,13 @@ def transcribe(
             found.append(segment)
             if progress.total:
                 move(progress.done / progress.total)
-    text = captions.write(found, options.format, {**(facts or {"source": str(source)}), **reader.facts()})
+    named = os.fsencode(source).decode("utf-8", "replace")  # a name may be in another encoding
+    about = {**(facts or {"source": named}), **reader.facts()}
+    if progress.damage:
+        where = f"{progress.damage[0].reason} ({audio.described(progress.damage)})"
+        print(f"{named}: {where}; the rest is transcribed", file=sys.stderr)
+        about["damage"] = [asdict(one) for one in progress.damage]
+    text = captions.write(found, options.format, about)
     if options.output_dir is None:
         sys.stdout.write(text)
         return

@@ -8,7 +8,7 @@ is still to be read. A model that learnt short windows is given windows as short
 import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -33,10 +33,12 @@ class Cancelled(Exception):
 
 @dataclass
 class Progress:
-    """How far a transcription has come: seconds of the recording read, of how many (None if the file does not say)."""
+    """How far a transcription has come: seconds of the recording, of how many (None if the file does not say), and what
+    of it is damaged: the rest is transcribed."""
 
     done: float = 0
     total: float | None = None
+    damage: list[audio.Damage] = field(default_factory=list)
 
 
 class Transcriber:
@@ -48,9 +50,10 @@ class Transcriber:
         self.folder, self.revision = checkpoint.folder(model)
         self.config = checkpoint.config(self.folder)
         self.lengths = self.config.get("trained_windows") or [FRAMES]
-        self.backend = backends.load(engine, self.folder, device, threads)
         self.tokenizer = checkpoint.load_processor(str(self.folder)).tokenizer
-        self.front_end = FrontEnd(self.config["num_mel_bins"]).prepared()
+        self.backend = backends.load(engine, self.folder, device, threads)
+        mels = self.config.get("num_mel_bins") or self.backend.model.n_mels  # CTranslate2's config.json lacks them
+        self.front_end = FrontEnd(mels).prepared()
 
     @cached_property
     def longest(self) -> float:
@@ -81,13 +84,14 @@ class Transcriber:
         window. `start` and `end` choose a part, in seconds. `progress` is kept up to date. Raises AudioError, and
         Cancelled once `cancelled()` is true, which is asked between batches.
         """
+        progress = progress or Progress()
         if isinstance(source, np.ndarray):
             cut = source[int(start * audio.SAMPLE_RATE) : None if end is None else int(end * audio.SAMPLE_RATE)]
             blocks, total = iter([cut]), cut.size / audio.SAMPLE_RATE
         else:
-            blocks, total = audio.blocks(source, start, end), audio.seconds_of(source)
+            blocks = audio.blocks(source, start, end, damage=progress.damage)
+            total = audio.seconds_of(source)
             total = None if total is None else min(end or total, total) - start
-        progress = progress or Progress()
         progress.total = total
         prompt = self.prompt(decoding)
         found = voice.windows(_until(blocks, cancelled), self.longest)

@@ -1,1 +1,1 @@
-"""A finished model on the Hugging Face Hub: its card, its licences, the push."""
+"""A finished model for others: its card, its licences, the Hugging Face Hub, registries."""

@@ -1,12 +1,15 @@
 """The model card: README.md in the form that the Hugging Face Hub reads, of what is known and what is not."""
 
+import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..scores.card import NAMES, examples, markdown, table
-from ..scores.scoring import MEASURES
-from ..whisper import checkpoint
+from ..scores.scoring import MEASURES, because
+from ..text import unspaced
+from ..whisper import checkpoint, languages
 from . import licences
 
 TAG = "whisper-lab"  # by which this program knows its own models on the Hub
@@ -35,7 +38,8 @@ def write(folder: Path, planned: dict, manifest: dict, metrics: dict, prediction
     corpus, recipe, run = plan["corpus"], plan["recipe"], metrics["run"]
     served = "30 s windows" if recipe["window"] == "full" else "windows as short as the speech, of lengths trained on"
     facts = "\n".join(f"| {what} | {fact} |" for what, fact in _facts(planned, manifest, run).items())
-    notes = [ASIDE] * ("aside" in metrics["tuned"]) + [ANEW] * (corpus["name"] == "Common Voice")
+    notes = [because(corpus["language"])] * bool(unspaced(corpus["language"]))
+    notes += [ASIDE] * ("aside" in metrics["tuned"]) + [ANEW] * (corpus["name"] == "Common Voice")
     limits = "\n".join(f"- {limit}" for limit in _limits(corpus, metrics, recipe))
     text = f"""---
 {_front_matter(folder.name, plan, manifest, metrics)}
@@ -43,7 +47,7 @@ def write(folder: Path, planned: dict, manifest: dict, metrics: dict, prediction
 
 # {folder.name}
 
-{_start(plan["model"])}, fine-tuned on {_name(corpus)} ({corpus["language"]}).
+{_start(plan["model"])}, fine-tuned on {_name(corpus)} ({corpus["language"]}).{_borrowed(plan)}
 {SYNTHETIC if licences.bundled(corpus) else ""}
 ## Scores
 
@@ -72,21 +76,26 @@ Intervals: bootstrap over clips. Normalised: lower case, no punctuation, numbers
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def pushed(text: str, repository: str, plan: dict, formats: tuple[str, ...]) -> str:
-    """The card for the Hub: named as the `repository` (USER/NAME), and used from there in `formats`."""
-    name = repository.partition("/")[2]
-    text = re.sub(r"(?m)^# .*$", f"# {name}", text, count=1)
-    section = usage(repository, plan["language"], plan["recipe"]["window"], formats)
+def pushed(text: str, model: str, plan: dict, formats: tuple[str, ...] = ()) -> str:
+    """The card for others: named as the `model`, USER/NAME on the Hub or the NAME elsewhere, and used from there in
+    `formats`. It names no folder of this machine, and gives no licence where the data's allows none: who goes on from
+    a copy has no plan.json to see what it was tuned on."""
+    name = model.rpartition("/")[2]
+    if licences.why_private(plan):
+        text = re.sub(r"(?m)^license: .*\n", "", text, count=1)
+    text = re.sub(r"(?m)^- name: .*$", lambda _: f"- name: {_literal(name)}", text, count=1)
+    text = re.sub(r"(?m)^# .*$", lambda _: f"# {name}", text, count=1)
+    section = usage(model, plan["language"], plan["recipe"]["window"], formats)
     return re.sub(r"(?s)## How to use it\n.*?(?=\n## )", lambda _: section, text, count=1)
 
 
 def usage(model: str, language: str, window: str, formats: tuple[str, ...] = ()) -> str:
     """The section on how to use `model`, a folder or USER/NAME; `formats` as in `pushing.push`."""
-    convert, fast = "", model
+    convert, fast, typed = "", model, shlex.quote(model)
     if "ctranslate2" not in formats:
         fast = f"{Path(model).name}-ct2"
         convert = f"""
-    ct2-transformers-converter --model {model} --output_dir {fast} --quantization int8 \\
+    ct2-transformers-converter --model {typed} --output_dir {shlex.quote(fast)} --quantization int8 \\
         --copy_files tokenizer.json preprocessor_config.json
 """
     ggml = ""
@@ -94,7 +103,7 @@ def usage(model: str, language: str, window: str, formats: tuple[str, ...] = ())
         ggml = f"""
 With [whisper.cpp](https://github.com/ggml-org/whisper.cpp):
 
-    hf download {model} ggml-model-f16.bin --local-dir .
+    hf download {typed} ggml-model-f16.bin --local-dir .
     whisper-cli -m ggml-model-f16.bin -l {language} -nt clip.wav
 """
     stamps = "" if window == "packed" else ", without_timestamps=True"
@@ -109,7 +118,7 @@ Language and task are in its generation config.{learnt}
 ```python
 from transformers import pipeline
 
-speech = pipeline("automatic-speech-recognition", "{model}")
+speech = pipeline("automatic-speech-recognition", {_literal(model)})
 print(speech("clip.mp3")["text"])
 ```
 
@@ -118,15 +127,20 @@ With [faster-whisper](https://github.com/SYSTRAN/faster-whisper):
 ```python
 from faster_whisper import WhisperModel
 
-segments, _ = WhisperModel("{fast}").transcribe("clip.mp3", language="{language}"{stamps})
+segments, _ = WhisperModel({_literal(fast)}).transcribe("clip.mp3", language="{language}"{stamps})
 print(" ".join(segment.text for segment in segments))
 ```
 {ggml}
 With the program that made it, for recordings of any length, captions and a microphone page:
 
-    python app.py --model {model}
+    python app.py --model {typed}
 {short}
 """
+
+
+def _literal(text: str) -> str:
+    """As a string of Python, and of YAML."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _front_matter(title: str, plan: dict, manifest: dict, metrics: dict) -> str:
@@ -137,6 +151,9 @@ def _front_matter(title: str, plan: dict, manifest: dict, metrics: dict) -> str:
     dataset, _, config = corpus["name"].partition(":")  # of the Hub's, both are in the name
     on_hub = "/" in dataset
     licence, base = licences.of_model(plan["model"])
+    measures = MEASURES
+    if unspaced(corpus["language"]):
+        measures = ("cer_normalised", "cer")  # the Hub would rank the model by a WER that means nothing
     rows = [("tuned", "as trained", "")]
     if plan["recipe"]["window"] != "full":
         rows.append(("tuned_at_30_s", "30 s", ", at 30 s"))
@@ -161,20 +178,26 @@ def _front_matter(title: str, plan: dict, manifest: dict, metrics: dict) -> str:
         )
         for who, window, suffix in rows
         if (score := metrics.get(who, {}).get("test"))
-        for measure in MEASURES
+        for measure in measures
     ]
     return ModelCardData(
-        language=plan["language"],
+        language=re.split("[-_]", corpus["language"].lower())[0] if _borrowed(plan) else plan["language"],
         license=licence,
         library_name="transformers",
         pipeline_tag="automatic-speech-recognition",
         tags=["whisper", TAG],
         base_model=base,
         datasets=[dataset] if on_hub else None,
-        metrics=["wer", "cer"],
+        metrics=sorted({measure[:3] for measure in measures}, reverse=True),
         model_name=title,
         eval_results=results,
     ).to_yaml()
+
+
+def _borrowed(plan: dict) -> str:
+    """What has to be known where Whisper is told another language than the corpus', as a paragraph; else ""."""
+    said = languages.borrowed(plan["corpus"]["language"], plan["language"])
+    return f"\n\n**{said}**" if said else ""
 
 
 def _name(corpus: dict) -> str:

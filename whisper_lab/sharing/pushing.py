@@ -8,8 +8,7 @@
 
 All is in the repository's root, where faster-whisper looks: WhisperModel("USER/NAME"). Large files are sent first, and
 belong to nothing until the commit: whoever fetches the model meanwhile gets the one before, or none. What a push that
-failed had sent is not sent again. Predictions stay at home, as their sentences are the corpus'; so do checkpoints, the
-log, plan.json (which names folders of this machine) and untuned.json.
+failed had sent is not sent again. What stays here: see whisper/leaving.py.
 """
 
 import fnmatch
@@ -21,16 +20,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .. import LabError, faults, files
-from ..space import SERVED
 from ..stores import transfers
-from ..whisper import backends, checkpoint, ggml
+from ..whisper import backends, checkpoint, ggml, leaving
 from . import licences, model_card
 
 FORMATS = ("ctranslate2", "ggml")
-SAID = ("README.md", "metrics.json", "curves.png")
 GGML = "ggml-model-f16.bin"
 CONVERTED = ("model.bin", "vocabulary.json")  # CTranslate2's, beside config.json
-PUSHED = (*SERVED, *SAID, *CONVERTED, GGML)
+PUSHED = (*leaving.MODEL, *leaving.SAID, *CONVERTED, GGML)
 TOKENS = "https://huggingface.co/settings/tokens"
 
 
@@ -74,8 +71,10 @@ def push(folder: Path, name: str, *, private: bool | None = None, formats: tuple
     from huggingface_hub import HfApi
 
     api, folder = HfApi(), Path(folder)
-    if missing := [one for one in ("plan.json", *SAID[:2]) if not (folder / one).is_file()]:
-        raise LabError(f"{folder} holds no finished run (no {missing[0]}); finish it with --resume, then push it")
+    if missing := [one for one in ("plan.json", *leaving.SAID[:2]) if not (folder / one).is_file()]:
+        raise LabError(
+            f"{folder} holds no finished run (no {missing[0]}); finish it with the command that began it, then push it"
+        )
     plan, repository = files.read_json(folder / "plan.json")["plan"], check(name)
     reason = licences.why_private(plan) or _asked(repository, lambda: _closed_start(api, plan["model"]))
     hidden = bool(reason) if private is None else private
@@ -91,7 +90,7 @@ def push(folder: Path, name: str, *, private: bool | None = None, formats: tuple
 
 def contents(folder: Path, formats: tuple[str, ...], scratch: Path) -> dict[str, Path | bytes]:
     """What of a run goes to others, by its name there; what has to be made for it first goes into `scratch`."""
-    found = {path.name: path for name in (*SERVED, *SAID) for path in sorted(folder.glob(name))}
+    found = leaving.files(folder)
     if "ctranslate2" in formats:
         converted = backends.convert(folder, "int8")
         found |= {name: converted / name for name in CONVERTED}

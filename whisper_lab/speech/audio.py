@@ -13,12 +13,16 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from .containers import LOUDEST, AudioError, opened, scaled
+from .containers import opened
+from .recording import LOUDEST, NEAR_SECONDS, AudioError, Damage, Recording, scaled
 
 SAMPLE_RATE = 16_000  # Hz: what Whisper hears
 WINDOW_SECONDS = 30  # the longest stretch that Whisper's encoder takes at once
 RATES = (4_000, 384_000)  # Hz: lowest and highest taken
 TYPES = ("uint8", "int8", "int16", "int32", "float16", "float32", "float64")
+CANCELLED = 0.02  # of the loudest channel's power: with less than that left in their mean, channels cancel each other
+LEAST_OFFSET = 5e-4  # of full scale: an offset below is no trouble
+SHORTER = 0.25  # seconds by which a clip may be shorter than its release says
 RECORDING = "the recording"  # what an error calls samples without a file
 
 
@@ -55,24 +59,39 @@ def received(rate: int, samples: np.ndarray) -> Received:
 def read(
     path: str | Path, expected_seconds: float | None = None, start: float = 0, end: float | None = None
 ) -> np.ndarray:
-    """The sound in `path` as (samples,) float32 at `SAMPLE_RATE`, channels averaged, amplitudes in [-1, 1]; of it,
-    what is between `start` and `end` (seconds; None: its end).
+    """The sound in `path` from `start` to `end` (seconds) as (samples,) float32 at `SAMPLE_RATE`, channels averaged,
+    amplitudes in [-1, 1].
 
-    Raises AudioError for a file that is missing, empty, not audio, without sound, or cut short: by its own header, or,
-    since an MP3 without one does not know its length, against `expected_seconds` (a release's `clip_durations.tsv`).
+    Raises AudioError for a file that is missing, empty, not audio, without sound, damaged, or cut short: by its own
+    count, or, since an MP3 without a header does not know its length, against `expected_seconds` (a release's
+    `clip_durations.tsv`).
     """
-    return np.concatenate([*_sound(path, start, end, expected_seconds)])
+    damage: list[Damage] = []
+    samples = np.concatenate([*_sound(path, start, end, damage)])
+    if not damage and not start and expected_seconds:
+        missing = min(expected_seconds, end or expected_seconds) - samples.size / SAMPLE_RATE
+        damage += [Damage("truncated", 0, f"{missing:.1f} s missing")] if missing > SHORTER else []
+    if damage:
+        raise AudioError(path, damage[0].reason, described(damage[:1]))
+    return samples
 
 
-def blocks(path: str | Path, start: float = 0, end: float | None = None, seconds: float = 30) -> Iterator[np.ndarray]:
+def blocks(
+    path: str | Path,
+    start: float = 0,
+    end: float | None = None,
+    seconds: float = 30,
+    damage: list[Damage] | None = None,
+) -> Iterator[np.ndarray]:
     """The sound in `path` from `start` to `end` (seconds) as `read` hears it, clipped to [-1, 1], in arrays of
     `seconds` (the last one shorter), in memory that does not grow with the file. `start` is exact to the sample, or to
     the millisecond where the container counts in those (WebM, WMA).
 
-    Raises AudioError as `read` does, on the way, and "no samples" where the file ends before `start`.
+    What is damaged is left out, the rest is given, and `damage` says where. Raises AudioError for what holds no sound
+    at all, and "no samples" where the file ends before `start`.
     """
     size, held = round(seconds * SAMPLE_RATE), []
-    with closing(_sound(path, start, end)) as sound:
+    with closing(_sound(path, start, end, [] if damage is None else damage)) as sound:
         for piece in sound:
             held.append(np.clip(piece, -1, 1))
             if (ready := sum(map(len, held)) // size * size) > 0:
@@ -83,8 +102,15 @@ def blocks(path: str | Path, start: float = 0, end: float | None = None, seconds
         yield np.concatenate(held)
 
 
+def described(damage: list[Damage]) -> str:
+    """Such as "4,000 bytes that are no sound, at 83.4 s; 0.5 s missing, at 120.0 s"."""
+    shown = [f"{one.detail}, at {one.at:.1f} s" for one in damage[:3]]
+    return "; ".join([*shown, f"and {len(damage) - 3} more"] if len(damage) > 3 else shown)
+
+
 def seconds_of(path: str | Path) -> float | None:
-    """How long the sound in `path` lasts by its header, without decoding; None if the container does not say."""
+    """How long the sound in `path` lasts, without decoding: counted, or by the container's word, for a progress bar;
+    None if it does not say."""
     with opened(path) as recording:
         return recording.seconds
 
@@ -96,7 +122,7 @@ def describe(path: str | Path) -> Received:
     """
     seconds = peak = 0.0
     with opened(path) as recording:
-        for rate, samples in recording.pieces(0):
+        for rate, samples in _mended(recording, recording.pieces(0), 0):
             seconds, peak = seconds + len(samples) / rate, max(peak, _fit(path, rate, samples, recording.loudest))
     if not seconds:
         raise AudioError(path, "no samples")
@@ -136,27 +162,78 @@ def _resampled(what, pieces: Iterable[tuple[int, np.ndarray]], loudest: float = 
 
     The one place where channels and rates are converted. The pieces join as if they had been resampled at once.
     """
-    mono, rate, stream = None, None, None  # a piece is held back until the next has come: the last one ends a stream
-    for following, samples in pieces:
+    # A piece is held back until the next has come: the last one ends a stream.
+    mono, rate, stream, offset = None, None, None, 0.0
+    for following, samples in _by_the_second(pieces):
         _fit(what, following, samples, loudest)
         if mono is not None:
             stream = stream or soxr.ResampleStream(rate, SAMPLE_RATE, 1)
             yield stream.resample_chunk(mono, last=following != rate)
             stream = stream if following == rate else None
-        mono, rate = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0], following
+        mono, rate = _one_channel(samples), following
+        offset = _offset(mono, offset)
+        mono = mono - offset if offset else mono
     if stream:
         yield stream.resample_chunk(mono, last=True)
     elif mono is not None:
         yield soxr.resample(mono, rate, SAMPLE_RATE)  # the same samples, in a sixth less time
 
 
-def _sound(path, start: float = 0, end: float | None = None, expected_seconds: float | None = None) -> Generator:
-    """The sound in `path` from `start` to `end` (seconds) as (samples,) float32 at `SAMPLE_RATE`, in pieces."""
+def _mended(recording: Recording, pieces, begin: float) -> Iterator[tuple[int, np.ndarray]]:
+    """Pieces without the samples that a damaged file of floats has where its bytes were overwritten: no numbers, or
+    enormous ones. Where most are such from the beginning, the file is not damaged but another kind of thing."""
+    clock, sound = begin, False
+    for rate, samples in pieces:
+        if not (samples.max(initial=0) <= recording.loudest and -samples.min(initial=0) <= recording.loudest):
+            bad = ~(np.abs(samples) <= recording.loudest)
+            if sound or bad.mean() < 0.5:
+                at = clock + bad.any(axis=1).argmax() / rate
+                recording.note("damaged", at, f"{bad.sum():,} samples are no sound")
+                samples = np.where(bad, np.float32(0), samples)
+        clock, sound = clock + len(samples) / rate, True
+        yield rate, samples
+
+
+def _by_the_second(pieces: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
+    """Pieces of at least a second, but for the last of a rate: what is less says little of offset and channels."""
+    held, rate = [], 0
+    for following, samples in pieces:
+        if held and (following, samples.shape[1]) != (rate, held[0].shape[1]):
+            yield rate, np.concatenate(held)
+            held = []
+        held, rate = [*held, samples], following
+        if sum(map(len, held)) >= rate:
+            yield rate, held[0] if len(held) == 1 else np.concatenate(held)
+            held = []
+    if held:
+        yield rate, held[0] if len(held) == 1 else np.concatenate(held)
+
+
+def _one_channel(samples: np.ndarray) -> np.ndarray:
+    """(samples, channels) → their mean, or the loudest where the channels cancel each other, as in opposite phase."""
+    if samples.shape[1] == 1:
+        return samples[:, 0]
+    mean = samples.mean(axis=1)
+    powers = np.einsum("sc,sc->c", samples, samples)
+    loudest = int(powers.argmax())
+    return mean if mean @ mean >= CANCELLED * powers[loudest] else samples[:, loudest]
+
+
+def _offset(mono: np.ndarray, before: float) -> float:
+    """What is to be taken off a piece: a constant that a microphone adds and nobody hears, but which hides speech from
+    whatever listens for it. `before` is that of the piece before."""
+    found = float(mono.mean()) if mono.size else 0.0
+    return found if abs(found - before) > max(LEAST_OFFSET, mono.std() / 2) else before
+
+
+def _sound(path, start: float, end: float | None, damage: list[Damage]) -> Generator:
+    """The sound in `path` from `start` to `end` (seconds) as (samples,) float32 at `SAMPLE_RATE`, in pieces; what is
+    missing of it is added to `damage`."""
     begin = max(0, int(start) - 1)  # a whole second is a sample at any rate; one before, so that codecs have settled
     first, last = round(start * SAMPLE_RATE), sys.maxsize if end is None else round(end * SAMPLE_RATE)
     heard, given = begin * SAMPLE_RATE, False
     with opened(path) as recording, closing(recording.pieces(begin)) as pieces:
-        for piece in _resampled(path, pieces, recording.loudest):
+        for piece in _resampled(path, _mended(recording, pieces, begin), recording.loudest):
             part = piece[max(0, first - heard) : max(0, last - heard)]
             heard += piece.size
             if part.size:
@@ -164,8 +241,6 @@ def _sound(path, start: float = 0, end: float | None = None, expected_seconds: f
                 yield part
             if heard >= last:
                 break
+        damage += [one for one in recording.damage if start <= one.at + NEAR_SECONDS and one.at < last / SAMPLE_RATE]
     if not given:
         raise AudioError(path, "no samples", f"from {start:g} s on" if start else "")
-    missing = min(max(recording.seconds or 0, expected_seconds or 0), last / SAMPLE_RATE) - heard / SAMPLE_RATE
-    if missing > recording.slack:
-        raise AudioError(path, "truncated", f"{missing:.1f} s missing")

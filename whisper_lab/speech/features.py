@@ -12,7 +12,7 @@ from functools import cache, cached_property
 import numpy as np
 import torch
 
-from .. import LabError
+from .. import LabError, text
 from .audio import SAMPLE_RATE, WINDOW_SECONDS, AudioError, read
 
 N_FFT = 400  # samples: 25 ms windows
@@ -128,6 +128,8 @@ class Extract:
         """
         if not clip["sentence"]:
             raise Rejected("empty sentence")
+        if control := text.CONTROL.search(clip["sentence"]):  # what nobody says, and no decoder would show
+            raise Rejected("control token in the sentence", f"{control[0]}: take it out of the text")
         if clip.get("rejected"):
             raise Rejected(*clip["rejected"])
         if len(clip["labels"]) > self.max_labels:

@@ -17,6 +17,8 @@ SPEECH, QUIET = 0.5, 0.35  # probabilities at which speech begins, and below whi
 PAUSE = 0.3  # seconds of quiet that end a stretch of speech
 WHOLE = 2.0  # seconds of quiet that belong to a clip
 SHORTEST = 0.1  # seconds: clicks are shorter than any word
+FAINT, CLEAR = 0.1, 0.5  # peaks of full scale: below the first, sound is made as loud as the second before it is judged
+MOST = 300.0  # times as loud: what is fainter still is noise
 
 
 @cache
@@ -33,6 +35,7 @@ class Detector:
         self._h = self._c = np.zeros((1, 1, 128), np.float32)
         self._before = np.zeros(CONTEXT, np.float32)
         self._rest = np.zeros(0, np.float32)
+        self._peak = 0.0
 
     def __call__(self, samples: np.ndarray, last: bool = False) -> np.ndarray:
         """(samples,) that follow those of the call before → (frames,) probabilities of the frames now complete.
@@ -46,7 +49,10 @@ class Detector:
         self._rest = samples[count * FRAME :]
         if not count:
             return np.zeros(0, np.float32)
-        frames = samples[: count * FRAME].reshape(count, FRAME)
+        self._peak = max(self._peak, float(np.abs(samples).max()))
+        # At a peak of 0.005 Silero misses 30 % of the speech in 40 human clips that it finds at 0.5; at 0.0015, all.
+        gain = min(MOST, CLEAR / max(self._peak, 1e-9)) if self._peak < FAINT else 1
+        frames = samples[: count * FRAME].reshape(count, FRAME) * np.float32(gain)
         before = np.vstack([self._before, frames[:-1, -CONTEXT:]])
         self._before = frames[-1, -CONTEXT:]
         inputs = {"input": np.hstack([before, frames]), "h": self._h, "c": self._c}

@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .. import LabError
+from ..whisper import leaving
 from . import hopsworks_session as session
 from . import transfers
 from .places import Place
-from .publishing import OF_THE_RUN
 
 EXTRA = 'pip install "hopsworks[python]==5.2.1"'
 PAGE = 1000  # entries of a folder in one answer
@@ -137,10 +137,11 @@ def parse(url: str) -> tuple[str, str]:
 
 
 def register_model(folder: Path, project: str, name: str, metrics: dict[str, float], description: str = "") -> str:
-    """A new version of the model `name` in the project's registry, of a folder's files; the address to see it at.
+    """A new version of the model `name` in the project's registry, of those of a folder's files that may leave this
+    machine (`leaving.files`); the address to see it at.
 
-    The name is written as Hopsworks takes names: "whisper-small-sv" → "whisper_small_sv". Left out of the files are
-    hidden ones and `publishing.OF_THE_RUN`. Raises LabError if it cannot be registered; then it is not there.
+    The name is written as Hopsworks takes names: "whisper-small-sv" → "whisper_small_sv". Raises LabError if it cannot
+    be registered; then it is not there.
     """
     folder, url = Path(folder), f"hopsworks://{project}/{name}"
     if not (folder / "config.json").is_file():
@@ -159,7 +160,8 @@ def register_model(folder: Path, project: str, name: str, metrics: dict[str, flo
             from hsml.engine import model_engine
 
             model_engine.tqdm = session.Bar
-            _link(folder, Path(scratch))
+            for file, path in leaving.files(folder).items():
+                Path(scratch, file).symlink_to(path.resolve())
             model = found.get_model_registry().torch.create_model(name, metrics=numbers, description=description)
             # Its own waits for 5 s at least, and where it does not wait at all, save() ends in an AttributeError.
             model._model_engine._poll_model_available = lambda saved, seconds: saved
@@ -239,13 +241,3 @@ def _plain(name: str) -> str:
     if not plain or "/" in name:
         raise LabError(f"{name!r} is no name for Hopsworks, which takes letters, digits and _, as in whisper_small_sv")
     return plain
-
-
-def _link(folder: Path, scratch: Path) -> None:
-    """Links to the model's own files in the folder, so that nothing else is sent."""
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        parts = path.relative_to(folder).parts
-        if parts[0] not in OF_THE_RUN and not any(part.startswith(".") for part in parts):
-            link = scratch.joinpath(*parts)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path.resolve())

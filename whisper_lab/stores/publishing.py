@@ -5,8 +5,9 @@
     URL/v1/published.json       their names, bytes and checksums; written last: without it, v1 is not published yet
     URL/v2/…                    other content, beside it: a version that is complete is never written over
 
-Of a feature set and of a model alike. No place that this works with has locks; two runs that publish different things
-at the same moment are told apart by reading the claim back, and in the worst case by the checksums.
+Of a feature set, and of what sharing/registry.py takes of a model. No place that this works with has locks; two runs
+that publish different things at the same moment are told apart by reading the claim back, and in the worst case by the
+checksums.
 """
 
 import json
@@ -24,7 +25,6 @@ from .places import Place, open_place
 
 ROUNDS = 3  # of sending what has not arrived whole
 CLAIM, LISTING = "publishing.json", "published.json"
-OF_THE_RUN = {"checkpoints", "log"}  # folders in a model's folder that are no part of the model
 
 Progress = Callable[[int, int], None]  # bytes since the last call (less than 0 where they have to go again), and of all
 
@@ -34,7 +34,7 @@ def publish(
 ) -> str:
     """Send a folder's files to a version at `url`; the version's URL, such as "s3://bucket/features/v2".
 
-    `names` are relative to the folder; all of them by default, but for hidden ones and the folders of `OF_THE_RUN`.
+    `names` are relative to the folder; all of them by default, but for hidden ones.
     Content that is published already is not sent again, and what a killed run sent is kept. Raises LabError where only
     the user can help, or trying again has not helped.
     """
@@ -83,9 +83,8 @@ def _describe(folder: Path, names: list[str] | None) -> dict:
     """What a version of the folder holds: {"digest": …, "files": {name: {"bytes": …, "sha256": …}}}."""
     if names is None:
         found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-        left_out = OF_THE_RUN | {CLAIM, LISTING}
         shown = [path for path in found if not any(part.startswith(".") for part in path.parts)]
-        names = [path.as_posix() for path in shown if path.parts[0] not in left_out]
+        names = [path.as_posix() for path in shown if path.parts[0] not in (CLAIM, LISTING)]
     if not names:
         raise LabError(f"{folder} holds nothing to publish")
     if absent := [name for name in names if not (folder / name).is_file()]:

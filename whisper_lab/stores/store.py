@@ -12,6 +12,7 @@ and its footer carries their digest and the clips that it left out, so a killed 
 """
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -194,7 +195,8 @@ class FeatureSet:
         if not place.is_file():
             what = "an unfinished feature set" if (self.folder / "plan.json").is_file() else "no feature set"
             raise LabError(
-                f"{self.folder} holds {what}: there is no manifest.json; run feature-pipeline.py --store {folder}"
+                f"{self.folder} holds {what}: there is no manifest.json; run feature-pipeline.py --store "
+                f"{shlex.quote(str(folder))}"
             )
         self.manifest = files.read_json(place)
         if self.manifest["schema_version"] != SCHEMA_VERSION:

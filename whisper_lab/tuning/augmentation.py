@@ -19,6 +19,7 @@ from ..corpora.corpus import Clip
 from ..speech.audio import SAMPLE_RATE, read
 from ..speech.features import HOP, FrontEnd
 from ..stores.store import FeatureSet
+from ..text import cleaned
 from ..whisper.decoding import POSITIONS
 from ..whisper.windows import shortest
 from .merges import Merges
@@ -154,7 +155,7 @@ def sounds(features: FeatureSet, source: str | None = None, columns: dict[str, s
     clips = {clip.id: clip for split in found.splits.values() for clip in split}
     train = features.clips("train")
     sentences = dict(zip(train["id"].to_pylist(), train["sentence"].to_pylist()))
-    other = [id for id, text in sentences.items() if id not in clips or clips[id].sentence != text]
+    other = [id for id, text in sentences.items() if id not in clips or clips[id].sentence != cleaned(text)]
     if lacking := other or [id for id in sentences if not Path(clips[id].path).is_file()]:
         raise LabError(
             f"{source}: {len(lacking)} of the {len(sentences)} clips of train are {'not in it' if other else 'gone'}, "

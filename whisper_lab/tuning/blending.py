@@ -7,6 +7,8 @@ lower rate that reached the same error rate.
 
 import torch
 
+from ..scores import scoring
+
 SHARES = (0.5, 0.6, 0.7, 0.8, 0.9)
 KEPT = 0.95  # of what tuning gained on dev has to be left after averaging
 
@@ -19,20 +21,25 @@ def blend(model, start: dict, end: dict, share: float) -> None:
     model.load_state_dict(mixed)
 
 
-def choose_share(trainer, start: dict, end: dict, untuned: float) -> float:
-    """The smallest of `SHARES` that keeps `KEPT` of what tuning gained on dev, in normalised WER; otherwise 1.
+def choose_share(trainer, start: dict, end: dict, untuned: float, language: str = "") -> float:
+    """The smallest of `SHARES` that keeps `KEPT` of what tuning gained on dev, in the headline rate; otherwise 1.
 
-    `untuned` is the untuned model's normalised WER on dev, in percent.
+    `untuned` is the untuned model's on dev, in percent; `language` the corpus' locale.
     """
 
     def dev(share: float) -> float:
         blend(trainer.model, start, end, share)
         heard = trainer.transcribe("dev", trainer.model.config.trained_windows, f"Dev, {share:.0%} tuned")
-        return heard.scores()["wer_normalised"].value
+        return rate(heard, language)
 
     tuned = dev(1.0)
     enough = tuned + (1 - KEPT) * max(0.0, untuned - tuned)
     return next((share for share in SHARES if dev(share) <= enough), 1.0)
+
+
+def rate(heard, language: str) -> float:
+    """The headline rate of hypotheses.Hypotheses, in percent."""
+    return heard.scores(language)[scoring.headline(language)].value
 
 
 def weights(model) -> dict:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from .. import LabError, near
+from ..scores.scoring import short
 
 PROJECT = "whisper-lab"  # on wandb and trackio
 
@@ -67,9 +68,11 @@ class Progress(TrainerCallback):
 
     def on_evaluate(self, args, state, control, metrics, **_):
         if state.is_world_process_zero:
+            best = args.metric_for_best_model
+            rate, raw = metrics[best], metrics[best.removesuffix("_normalised")]
             self.bar.write(
-                f"Step {state.global_step:,}: dev WER {metrics['eval_wer_normalised']:.1f} % normalised, "
-                f"{metrics['eval_wer']:.1f} % raw, loss {metrics['eval_loss']:.3f}"
+                f"Step {state.global_step:,}: dev {short(best.removeprefix('eval_'))} {rate:.1f} % normalised, "
+                f"{raw:.1f} % raw, loss {metrics['eval_loss']:.3f}"
             )
 
     def on_train_end(self, args, state, control, **_):
@@ -145,11 +148,14 @@ def gpu_joules() -> float | None:
         return None
     try:
         import pynvml
-    except ImportError:
-        return None
-    try:
+
         pynvml.nvmlInit()
         card = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
         return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByUUID(card)) / 1000
-    except pynvml.NVMLError:
+    except Exception:  # of pynvml, the driver or torch: no run is lost for a meter
         return None
+
+
+def kwh(before: float | None, now: float | None) -> float | None:
+    """Between two of `gpu_joules`; None where either is, or the counter began anew."""
+    return None if before is None or now is None or now < before else round((now - before) / 3.6e6, 6)

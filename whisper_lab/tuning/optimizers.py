@@ -24,7 +24,7 @@ LORA_FACTOR = 10.0  # at any rank (Schulman et al., "LoRA without regret", 2025)
 SHORT_NAMES = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "lion": "lion_32bit"}
 MUON = "muon"
 # They step inside the backward pass: accumulation, clipping and (but for LOMO) the schedule do not reach them, and
-# their state is in no checkpoint. GrokAdamW 0.1.2 keys its own by objects that are others after --resume.
+# their state is in no checkpoint. GrokAdamW 0.1.2 keys its own by objects that are others in the next process.
 UNFIT = (
     "lomo",
     "adalomo",
@@ -43,7 +43,7 @@ def full_name(name: str) -> str:
         raise LabError(f"there is no optimiser {name!r}" + near(name, known | set(SHORT_NAMES)))
     if full in UNFIT:
         raise LabError(
-            f"--optimizer {name} would not give the same losses after --resume or on less memory; take adafactor, "
+            f"--optimizer {name} would not give the same losses after a kill or on less memory; take adafactor, "
             "galore_adamw or --lora 32 to save memory"
         )
     return full

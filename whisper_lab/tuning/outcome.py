@@ -1,16 +1,17 @@
 """What a finished run leaves in its folder, and where else its model goes."""
 
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from .. import files
+from .. import LabError, files
 from ..corpora import corpus
 from ..scores import card, report, scoring, sources
-from ..sharing import model_card, pushing
-from ..stores import registry
+from ..sharing import model_card, pushing, registry
+from ..stores.store import FeatureSet
 from ..whisper import checkpoint
 from . import processes
 from .recipes import Options
@@ -23,7 +24,8 @@ def write(run) -> None:
     checkpoint.save(run.model, run.processor, run.folder)
     history = run.trainer.state.log_history
     files.write_json(run.folder / "history.json", history)
-    card.curves(history, run.folder / "curves.png")
+    measure = scoring.headline(run.locale)
+    card.curves(history, run.folder / "curves.png", measure)
     rows = [
         (split, *line)
         for split, h in run.tuned.items()
@@ -31,42 +33,63 @@ def write(run) -> None:
     ]
     files.write_tsv(run.folder / "predictions.tsv", ["split", "id", "sentence", "untuned", "tuned"], rows)
     metrics = {
-        name: {split: scoring.as_json(h.scores()) for split, h in heard.items()}
+        name: {split: scoring.as_json(h.scores(run.locale)) for split, h in heard.items()}
         for name, heard in (("untuned", run.untuned), ("tuned", run.tuned), ("tuned_at_30_s", run.tuned_at_30))
     }
     metrics["tuned_minus_untuned"] = {
-        split: asdict(scoring.difference(h.references, h.texts, run.untuned[split].texts))
+        split: asdict(scoring.difference(h.references, h.texts, run.untuned[split].texts, run.locale))
         for split, h in run.tuned.items()
     }
-    metrics["run"] = _facts(run, history)
+    metrics["headline"] = measure
+    metrics["run"] = _facts(run, history, measure)
     planned = files.read_json(run.folder / "plan.json")
     model_card.write(run.folder, planned, run.features.manifest, metrics, run.predictions)
     _report(run, planned["plan"])
     files.write_json(run.folder / "metrics.json", metrics)
 
 
+def sounds(
+    audio: str | None, features: FeatureSet, columns: dict[str, str] | None = None
+) -> Callable[[str], corpus.Clip | None] | None:
+    """A clip of test by its id, for the report: in the corpus that --audio names (and its --columns), or in the sample.
+
+    Raises LabError where `audio` names none, or one without these clips: before the training, not after it.
+    """
+    found = features.manifest["corpus"]
+    source = audio or ("sample" if corpus.bundled(found) else None)
+    if not source:
+        return None
+    sound = sources.sounds(corpus.read(source, found["language"], ["test"], columns=columns))
+    ids = features.clips("test")["id"].to_pylist()
+    absent = [id for id in ids if not (sound(id) and Path(sound(id).path).is_file())]
+    if audio and absent:
+        said = f"{audio}: {len(absent):,} of the {len(ids):,} clips of test are not in it, such as {absent[0]}"
+        if len(absent) == len(ids):
+            raise LabError(f"{said}; --audio takes the corpus that the features were made of")
+        print(f"{said}; report.html will not play those", flush=True)
+    return sound
+
+
 def _report(run, plan: dict) -> None:
     found = plan["corpus"]
-    source = run.options.audio or ("sample" if corpus.bundled(found) else None)
     report.write(
         run.folder / "report.html",
         run.folder.name,
         run.features.clips("test").to_pylist(),
         {"tuned": run.tuned["test"].texts, "untuned": run.untuned["test"].texts},
         {"corpus": f"{found['name']} {found['version']}, {found['language']}", "split": "test"},
-        sources.sounds(
-            corpus.read(source, found["language"], ["test"], columns=run.options.named_columns) if source else None
-        ),
+        run.sounds,
+        run.locale,
     )
 
 
-def _facts(run, history: list[dict]) -> dict:
-    scored = [entry for entry in history if "eval_wer_normalised" in entry]
+def _facts(run, history: list[dict], measure: str) -> dict:
+    scored = [entry for entry in history if f"eval_{measure}" in entry]
     speeds = [entry for entry in history if "clips_per_second" in entry]
     gpu = run.model.device.type == "cuda"
     device = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU cores"
     facts = {
-        "best_step": min(scored, key=lambda entry: entry["eval_wer_normalised"])["step"] if scored else None,
+        "best_step": min(scored, key=lambda entry: entry[f"eval_{measure}"])["step"] if scored else None,
         "share": run.share,
         "resumed_at_step": run.resumed_at,
         "train_seconds": round(run.train_seconds, 1),  # without scoring, and of all parts of an interrupted run

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 
+from .. import LabError, faults
 from ..scores.hypotheses import Hypotheses
 from ..stores.reading import Part
 
@@ -31,7 +33,32 @@ def count() -> int:
 
 def together() -> None:
     """Wait until every process is here."""
-    _state().wait_for_everyone()
+    _wait(_state().wait_for_everyone)
+
+
+def _wait(barrier: Callable) -> None:
+    try:
+        barrier()
+    except RuntimeError as error:
+        raise LabError(f"another process ended before ({faults.in_a_line(error)}); see what it said") from error
+
+
+def in_turn(act: Callable):
+    """`act()`, in one process of each machine first; then in the others, which find here what that one fetched."""
+    state = _state()
+    if state.num_processes == 1:
+        return act()
+    import torch.distributed
+
+    # Of its own, as the usual one, of the GPUs, loses patience after 10 minutes.
+    group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=7))
+    if not state.is_local_main_process:
+        _wait(lambda: torch.distributed.barrier(group))
+    done = act()
+    if state.is_local_main_process:
+        _wait(lambda: torch.distributed.barrier(group))
+    torch.distributed.destroy_process_group(group)
+    return done
 
 
 def share(split, read: Callable[[object], Hypotheses]) -> Hypotheses:

@@ -1,6 +1,7 @@
 """What a training run is decided by: the command line, the recipe that it stands for, presets for machines."""
 
 import math
+import os
 import shlex
 from dataclasses import dataclass, fields
 
@@ -49,7 +50,7 @@ class Options:
         return dict(pair.split("=", 1) for pair in self.columns)
 
     def command_line(self, *more: str) -> str:
-        """The command that has these options, without --resume, with `more` at its end."""
+        """The command that has these options, without --resume, with `more` at its end; under torchrun, by torchrun."""
         given = []
         for f in fields(self):
             value = getattr(self, f.name)
@@ -59,7 +60,9 @@ class Options:
                     [] if isinstance(value, bool) else map(str, value) if isinstance(value, tuple) else [str(value)]
                 )
                 given += [f"--{name}", *values]
-        return shlex.join(["python", "training-pipeline.py", *given, *more])
+        several = "LOCAL_WORLD_SIZE" in os.environ
+        start = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"]] if several else ["python"]
+        return shlex.join([*start, "training-pipeline.py", *given, *more])
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Recipe:
     seed: int
     schedule: str = "linear"  # of the learning rate after the warm-up: linear, down to 0, or constant
     stream: bool = False
-    patience: int | None = None  # evaluations without a better dev WER after which training stops
+    patience: int | None = None  # evaluations without a better rate on dev after which training stops
     label_smoothing: float = 0.0
     masks: bool = False  # SpecAugment
     perturb: tuple[str, ...] = ()  # of the sound: speed, noise, room, gain

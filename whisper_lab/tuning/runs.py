@@ -13,7 +13,19 @@ from ..speech.features import FRAMES
 from ..stores.places import is_url
 from ..stores.store import FeatureSet
 from ..whisper import checkpoint, windows
-from . import adapters, augmentation, blending, monitoring, optimizers, outcome, processes, recipes, resuming, training
+from . import (
+    adapters,
+    augmentation,
+    blending,
+    folders,
+    monitoring,
+    optimizers,
+    outcome,
+    processes,
+    recipes,
+    resuming,
+    training,
+)
 from .recipes import Options
 
 SCORED = ("dev", "test", "aside")  # what is scored, where the feature set has it
@@ -26,7 +38,8 @@ class Run:
         """Load the model and claim the output folder.
 
         Raises LabError for an unknown optimiser or registry, for features of another front-end or vocabulary than the
-        model's, for an output folder that holds another run, and for --resume with nothing to resume.
+        model's, for sound that is not where --audio says, for an output folder that holds another run, and for --resume
+        with nothing to resume.
         """
         optimizers.full_name(options.optimizer)
         monitoring.check_trackers(options.report_to)
@@ -36,9 +49,10 @@ class Run:
         self.folder = Path(options.output or Path("models") / Path(url or features.folder.resolve()).name)
         if options.resume and not (self.folder / "plan.json").is_file():
             raise LabError(f"nothing to resume: {self.folder} holds no run; leave out --resume to begin one")
-        self.processor = checkpoint.load_processor(options.model)
+        self.processor = processes.in_turn(lambda: checkpoint.load_processor(options.model))
         self._check_features()
-        self.language = features.manifest["language"]
+        self.language = features.manifest["language"]  # what Whisper is told; the locale is the corpus' own
+        self.locale = features.manifest["corpus"]["language"]
         self.prompt = checkpoint.prompt_ids(self.processor.tokenizer, self.language)
         self.splits = {
             name: features.split(name)
@@ -48,7 +62,7 @@ class Run:
         self.model = checkpoint.load_model(options.model)
         self.recipe = recipes.resolve(options, self.model, len(self.splits["train"]), processes.count())
         self.plan = {
-            "model": options.model,
+            "model": checkpoint.plain(options.model),
             "revision": getattr(self.model.config, "_commit_hash", None),
             "features": features.fingerprint,
             "corpus": features.manifest["corpus"],
@@ -67,7 +81,9 @@ class Run:
         )
         self._prepare()
         if processes.first():
-            self._claim()  # after all that may be refused
+            self.sounds = outcome.sounds(options.audio, features, options.named_columns)
+            folders.check_length(self.folder, self.plan, options)
+            self.begun = not folders.claim(self.folder, self.plan)  # after all that may be refused
         processes.together()
         self._begin()
 
@@ -92,6 +108,7 @@ class Run:
             pieces,
             self.options.report_to,
             self.augmentation,
+            self.locale,
         )
 
     def _check_features(self) -> None:
@@ -108,13 +125,6 @@ class Run:
                 f"{again}"
             )
 
-    def _claim(self) -> None:
-        new = files.claim(self.folder, self.plan, "--output")
-        if not (new or self.options.resume or self.finished):
-            raise LabError(
-                f"{self.folder} holds an unfinished run of this plan; go on with --resume, or choose another --output"
-            )
-
     @property
     def finished(self) -> bool:
         return (self.folder / "metrics.json").is_file()
@@ -128,12 +138,24 @@ class Run:
         return files.read_tsv(self.folder / "predictions.tsv")
 
     def complete(self) -> None:
-        """Every step of a run in order, each of which goes on where a kill left it."""
-        self.score_untuned()
-        self.train()
-        self.blend()
-        self.score_tuned()
-        self.save()
+        """Every step of a run in order, each of which goes on where a kill left it; none where it is finished.
+
+        Raises LabError where another process is at it.
+        """
+        if self.finished:
+            return
+        with folders.alone(self.folder):
+            if self.finished:  # by whoever was at it until now
+                return
+            if processes.first() and self.begun:
+                last = resuming.last_checkpoint(self.folder)
+                at = f"{last.name} of {self.recipe.max_steps:,} steps" if last else "the start, before any checkpoint"
+                print(f"Going on from {at}, in {self.folder}.", flush=True)
+            self.score_untuned()
+            self.train()
+            self.blend()
+            self.score_tuned()
+            self.save()
 
     def score_untuned(self) -> None:
         """At 30 s windows, the only length that an untuned Whisper is made for. Kept for a later resume."""
@@ -152,7 +174,7 @@ class Run:
 
     def train(self) -> None:
         """To the best checkpoint on dev. After Ctrl-C, KeyboardInterrupt is raised once the checkpoint is written."""
-        last = resuming.last_checkpoint(self.folder) if self.options.resume else None
+        last = resuming.last_checkpoint(self.folder)
         if not last:
             # While the third checkpoint is written two are there: 4 bytes a weight, and 8 of state if it is trained.
             resuming.check_room(self.folder, 3 * (4 * self.all_weights + 8 * self.trained_weights))
@@ -165,7 +187,7 @@ class Run:
             if self.recipe.stream:
                 self.splits["train"].close()
         self.train_seconds = self.trainer.meter.seconds
-        self.energy_kwh = None if energy is None else round((monitoring.gpu_joules() - energy) / 3.6e6, 6)
+        self.energy_kwh = monitoring.kwh(energy, monitoring.gpu_joules())
         if self.trainer.stopped:
             raise KeyboardInterrupt
 
@@ -202,8 +224,8 @@ class Run:
         end = blending.weights(self.model)
         self.share = self.recipe.blend
         if self.share == "auto":
-            untuned = self.untuned["dev"].scores()["wer_normalised"].value
-            self.share = blending.choose_share(self.trainer, self.start, end, untuned)
+            untuned = blending.rate(self.untuned["dev"], self.locale)
+            self.share = blending.choose_share(self.trainer, self.start, end, untuned, self.locale)
         blending.blend(self.model, self.start, end, self.share)
 
     def score_tuned(self) -> None:
@@ -231,12 +253,12 @@ class Run:
 
 
 def beside(options: Options, features: FeatureSet) -> Run:
-    """The run of `options`, which name its folder, begun or gone on with. The untuned scores are those of any run in
-    the folders beside it, which have the same start and the same clips to score."""
+    """The run of `options`, which name its folder, begun or gone on with (`resume` is a study's word). The untuned
+    scores are those of any run in the folders beside it, which have the same start and the same clips to score."""
     gc.collect()  # a Trainer is full of cycles, so the model of an earlier run would stay beside this one's
     torch.cuda.empty_cache()
     folder = Path(options.output)
-    run = Run(replace(options, resume=(folder / "plan.json").is_file()), features)
+    run = Run(replace(options, resume=False), features)
     scored = next(folder.parent.glob("*/untuned.json"), None)
     if processes.first() and scored and not (folder / "untuned.json").is_file():
         files.write_text(folder / "untuned.json", scored.read_text(encoding="utf-8"))

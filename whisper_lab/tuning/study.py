@@ -9,12 +9,10 @@ import shutil
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-import torch
-
 from .. import LabError, files
 from ..stores import streaming
 from ..whisper import checkpoint
-from . import optimizers, outcome, processes, recipes, runs, study_report, training
+from . import folders, optimizers, outcome, processes, recipes, runs, study_report, training
 from .recipes import Options
 from .study_results import DIVERGED, VARIED
 
@@ -40,7 +38,7 @@ class Study:
         """Claim the folder: `folder`, else the options' output, else models/ and the features' name with -study.
 
         `options` are those of `expand`. Raises LabError for an unknown optimiser or registry, for a folder that holds
-        anything else, or this study unfinished unless the options say resume, and for that with nothing to resume.
+        anything else, and for --resume with nothing to resume.
         """
         self.options, first = options, options[0]
         name = Path(re.sub(r"/v\d+$", "", first.features.rstrip("/"))).resolve().name
@@ -50,19 +48,18 @@ class Study:
         outcome.check_ways_out(first)
         if first.resume and not (self.folder / "plan.json").is_file():
             raise LabError(f"nothing to resume: {self.folder} holds no study; leave out --resume to begin one")
-        self.features = streaming.open_features(first.features, first.stream)
+        self.features = processes.in_turn(lambda: streaming.open_features(first.features, first.stream))
         self.runs, plan = self._resolve()
         if processes.first():
-            self._claim(plan)
+            self.begun = not folders.claim(self.folder, plan)
         processes.together()
 
     def _resolve(self) -> tuple[dict[str, Options], dict]:
         """Each run's options by its name, and the study's plan."""
-        from transformers import WhisperConfig, WhisperForConditionalGeneration
-
-        model, revision = checkpoint.folder(self.options[0].model)
-        with torch.device("meta"):  # its sizes, which recipes depend on, without its weights
-            sizes = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(model))
+        name = self.options[0].model
+        _, revision = processes.in_turn(lambda: checkpoint.folder(name))
+        checkpoint.load_processor(name)  # a model that is not whole is refused now, before the folder is claimed
+        sizes = checkpoint.load_model(name)  # recipes depend on them
         clips = self.features.manifest["splits"]["train"]["rows"]
         found, rates = {}, {one.optimizer: [] for one in self.options}
         for one in self.options:
@@ -74,20 +71,13 @@ class Study:
             )
             rates[one.optimizer] += [rate] if rate not in rates[one.optimizer] else []
         return found, {
-            "model": self.options[0].model,
+            "model": checkpoint.plain(self.options[0].model),
             "revision": revision,
             "features": self.features.fingerprint,
             "learning_rates": rates,
             "seeds": list(dict.fromkeys(one.seed for one in self.options)),
             "recipe": {key: value for key, value in asdict(recipe).items() if key not in VARIED},
         }
-
-    def _claim(self, plan: dict) -> None:
-        new = files.claim(self.folder, plan, "--output")
-        if not (new or self.options[0].resume or self.finished):
-            raise LabError(
-                f"{self.folder} holds an unfinished study of this plan; go on with --resume, or choose another --output"
-            )
 
     @property
     def finished(self) -> bool:
@@ -97,16 +87,23 @@ class Study:
         return any((self.folder / name / there).is_file() for there in ("metrics.json", DIVERGED))
 
     def complete(self) -> int | None:
-        """Train what is left, write the report and print it; 130 after Ctrl-C, for the shell."""
-        try:
-            self.train()
-        except KeyboardInterrupt:
+        """Train what is left, write the report and print it; 130 after Ctrl-C, for the shell.
+
+        Raises LabError where another process is at it.
+        """
+        with folders.alone(self.folder):
+            if processes.first() and self.begun and not self.finished:
+                print(f"Going on: {self.progress()}.", flush=True)
+            try:
+                self.train()
+            except KeyboardInterrupt:
+                if processes.first():
+                    print(f"Stopped; {self.progress()}. To go on: {self.command_line()}")
+                return 130
             if processes.first():
-                print(f"Stopped; {self.progress()}. To go on: {self.command_line('--resume')}")
-            return 130
+                self.report()
+                print(study_report.summary(self.folder, self.results))
         if processes.first():
-            self.report()
-            print(study_report.summary(self.folder, self.results))
             outcome.hand_on(self.best, self.options[0])
         return None
 
@@ -129,8 +126,9 @@ class Study:
         try:
             runs.beside(options, self.features).complete()
         except training.Diverged as error:
-            files.write_json(folder / DIVERGED, {"step": error.step, "clips": error.clips})
-            print(f"Set aside: {folder.name} diverged at step {error.step:,}; delete {folder} to try it again")
+            if processes.first():
+                files.write_json(folder / DIVERGED, {"step": error.step, "clips": error.clips})
+                print(f"Set aside: {folder.name} diverged at step {error.step:,}; delete {folder} to try it again")
             if processes.count() > 1:  # the others wait for this one's gradients
                 raise
 
@@ -140,7 +138,7 @@ class Study:
 
     @property
     def best(self) -> Path:
-        """The folder of the model with the lowest dev WER of those at a chosen rate, once there is a report."""
+        """The folder of the model with the lowest rate on dev of those at a chosen rate, once there is a report."""
         return self.folder / self.results["best"]
 
     def progress(self) -> str:

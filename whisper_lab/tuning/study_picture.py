@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from ..scores.scoring import short
+
 # Told apart by readers with any colour vision (Okabe and Ito, "Color universal design", 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("--", ":", "-.")
@@ -15,9 +17,10 @@ def draw(study: dict, names: dict[str, str], path: Path) -> None:
     from matplotlib import pyplot, ticker
 
     figure, panels = pyplot.subplots(2, 2, figsize=(12, 8), layout="constrained")
+    unit = short(study["headline"])
     plots = (
-        ("WER on dev, normalised, %", "step", "dev", "step", "wer"),
-        ("WER on dev, normalised, %", "seconds of training", "dev", "seconds", "wer"),
+        (f"{unit} on dev, normalised, %", "step", "dev", "step", unit.lower()),
+        (f"{unit} on dev, normalised, %", "seconds of training", "dev", "seconds", unit.lower()),
         ("Training loss per token", "step", "loss", "step", "loss"),
         ("Dev loss per token", "step", "dev", "step", "loss"),
     )
@@ -32,7 +35,7 @@ def draw(study: dict, names: dict[str, str], path: Path) -> None:
             labelled.add(style["label"])
             marker = {"marker": "o", "markersize": 4} if series == "dev" else {}
             panel.plot(*zip(*points), **style, **marker) if points else None
-        if y == "wer":
+        if y == unit.lower():
             panel.axhline(study["level"], color="0.6", linewidth=0.8, zorder=0)
             panel.annotate(
                 f"{study['level']:.1f} %",

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from .. import files
 from ..corpora.corpus import bundled
+from ..scores import scoring
 from ..scores.scoring import Score
 from . import study_picture
-from .study_results import MEASURE, results
+from .study_results import results
 
 NAMES = {"adamw": "AdamW", "adamw_8bit": "AdamW 8-bit", "adagrad": "Adagrad", "adafactor": "Adafactor", "sgd": "SGD"}
 
@@ -27,14 +28,15 @@ def called(optimizer: str) -> str:
 def markdown(study: dict) -> str:
     names = [called(name) for name in study["optimizers"]]
     start, corpus = study["start"], study["corpus"]
-    untuned = Score(**study["untuned"]["test"][MEASURE])
+    untuned, rate = Score(**study["untuned"]["test"][study["headline"]]), _unit(study)
     data = f"{corpus['name']} {corpus['version']}".strip()
+    why = f" {_because(study)}".rstrip()
     return f"""# {_listed(names)} on {data}
 
 {_counted(len(study["runs"]), "run")} of {start["steps"]:,} steps of {_counted(start["clips_per_step"], "clip")} from \
-`{study["model"]}`, all with the same budget; those of one seed read the same clips in the same order. WER is in
+`{study["model"]}`, all with the same budget; those of one seed read the same clips in the same order. {rate} is in
 percent, normalised (lower case, no punctuation), with its 95 % interval over clips. Untuned, read at 30 s windows, the
-model has {untuned} on test.
+model has {untuned} on test.{why}
 
 ## What it shows
 
@@ -51,7 +53,7 @@ table below; it chose nothing, and only the chosen rates are compared on it.
 
 {_level(study)}
 
-![WER on dev over steps and over seconds, training loss and dev loss, a line for each run](study.png)
+![{rate} on dev over steps and over seconds, training loss and dev loss, a line for each run](study.png)
 
 ## What it cannot show
 
@@ -65,9 +67,9 @@ def summary(folder: Path, study: dict) -> str:
     """The end of a study, for the terminal."""
     return (
         f"\n{_plain(*table(study))}\n\n{_level(study)}\n\n{_plain(*chosen(study))}\n\n"
-        + "\n".join([*verdicts(study), *set_aside(study)])
+        + "\n".join(filter(None, [*verdicts(study), *set_aside(study), _because(study)]))
         + f"\n\n  report   {folder / 'README.md'}\n  picture  {folder / 'study.png'}\n"
-        f"  numbers  {folder / 'study.json'}\n  lowest WER on dev  {folder / study['best']}"
+        f"  numbers  {folder / 'study.json'}\n  lowest {_unit(study)} on dev  {folder / study['best']}"
     )
 
 
@@ -151,15 +153,15 @@ def limits(study: dict) -> list[str]:
 
 def table(study: dict) -> tuple[list[str], list[list[str]]]:
     """Head and rows, one for each run."""
-    level = f"{study['level']:.1f} %"
-    head = ["optimiser", "rate", "seed", "dev WER", "test WER", "best step", f"steps to {level}", f"s to {level}"]
-    head += ["s in all", "clips/s", "optimiser state"]
+    level, rate = f"{study['level']:.1f} %", _unit(study)
+    head = ["optimiser", "rate", "seed", f"dev {rate}", f"test {rate}", "best step"]
+    head += [f"steps to {level}", f"s to {level}", "s in all", "clips/s", "optimiser state"]
     rows = [
         [
             called(run["optimizer"]),
             f"{run['learning_rate']:g}",
             str(run["seed"]),
-            *(str(Score(**run["scores"][split][MEASURE])) for split in ("dev", "test")),
+            *(str(Score(**run["scores"][split][study["headline"]])) for split in ("dev", "test")),
             _number(run["best_step"]),
             _number(run["steps_to_level"]),
             _number(run["seconds_to_level"]),
@@ -174,7 +176,9 @@ def table(study: dict) -> tuple[list[str], list[list[str]]]:
 
 def chosen(study: dict) -> tuple[list[str], list[list[str]]]:
     """Head and rows, one for each optimiser at its chosen rate, in the mean over seeds."""
-    head = ["optimiser", "rate chosen", "of those tried (mean dev WER)", "dev WER", "test WER", "its SD over seeds"]
+    rate = _unit(study)
+    head = ["optimiser", "rate chosen", f"of those tried (mean dev {rate})", f"dev {rate}", f"test {rate}"]
+    head += ["its SD over seeds"]
     rows = [
         [
             called(name),
@@ -192,10 +196,18 @@ def chosen(study: dict) -> tuple[list[str], list[list[str]]]:
 def _level(study: dict) -> str:
     every = _counted(study["runs"][0]["dev"][0]["step"], "step")
     return (
-        f"Steps and seconds (s) are to the first score on dev at or below {study['level']:.1f} % WER, the lowest that "
-        f"every run at a chosen rate reached; – where that was never scored. Dev was scored every {every}: they are no "
-        "finer."
+        f"Steps and seconds (s) are to the first score on dev at or below {study['level']:.1f} % {_unit(study)}, the "
+        "lowest that every run at a chosen rate reached; – where that was never scored. Dev was scored every "
+        f"{every}: they are no finer."
     )
+
+
+def _because(study: dict) -> str:
+    return scoring.because(study["corpus"].get("language", ""))
+
+
+def _unit(study: dict) -> str:
+    return scoring.short(study["headline"])
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:

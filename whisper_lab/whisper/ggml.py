@@ -17,81 +17,55 @@ import numpy as np
 
 from .. import LabError, files
 from ..speech.features import N_FFT, FrontEnd
-from . import checkpoint
+from . import checkpoint, vocabulary
+from .weights import name_of
 
 MAGIC = 0x67676D6C
-LAYER = {  # transformers' names within a layer → OpenAI's, which whisper.cpp uses
-    "self_attn.": "attn.",
-    "encoder_attn.": "cross_attn.",
-    "self_attn_layer_norm.": "attn_ln.",
-    "encoder_attn_layer_norm.": "cross_attn_ln.",
-    "final_layer_norm.": "mlp_ln.",
-    "fc1.": "mlp.0.",
-    "fc2.": "mlp.2.",
-    "q_proj.": "query.",
-    "k_proj.": "key.",
-    "v_proj.": "value.",
-    "out_proj.": "out.",
-}
-OUTSIDE = {
-    "encoder.layer_norm.": "encoder.ln_post.",
-    "decoder.layer_norm.": "decoder.ln.",
-    "embed_positions.weight": "positional_embedding",
-    "embed_tokens.": "token_embedding.",
-}
 
 
 def write(folder: Path, path: Path) -> None:
-    """The model in `folder` (Hugging Face's layout, safetensors) as `path`, whole or not at all.
+    """The model in `folder` (Hugging Face's layout) as `path`, whole or not at all; rows that only pad are left out.
 
-    Raises LabError where the folder has no safetensors or no old tokenizer files.
+    Raises LabError for a model that is not whole, for one with tokens that users added (whisper.cpp counts the tokens,
+    and takes each one more for a language more), and for one whose output is not tied to its embedding.
     """
-    config = checkpoint.config(folder)
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights or not (folder / "vocab.json").is_file():
-        raise LabError(f"{folder} cannot become a ggml file: it needs *.safetensors and vocab.json")
-    sizes = [config["vocab_size"]]
+    model, ids = checkpoint.load_model(str(folder)), checkpoint.load_processor(str(folder)).tokenizer.get_vocab()
+    config, tokens = model.config, ids["<|notimestamps|>"] + vocabulary.TIMES + 1
+    if added := sorted(token for token, i in ids.items() if i >= tokens):
+        raise LabError(
+            f"{folder} cannot become a ggml file: whisper.cpp knows no added tokens, as {', '.join(added[:3])}"
+        )
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        raise LabError(f"{folder} cannot become a ggml file: its proj_out is not its embedding, as whisper.cpp's is")
+    sizes = [tokens]
     for side, positions in (("encoder", "max_source_positions"), ("decoder", "max_target_positions")):
-        sizes += [config[positions], config["d_model"], config[f"{side}_attention_heads"], config[f"{side}_layers"]]
-    sizes += [config["num_mel_bins"], 1]
-    words = _words(files.read_json(folder / "vocab.json"))
+        sizes += [getattr(config, positions), config.d_model]
+        sizes += [getattr(config, f"{side}_attention_heads"), getattr(config, f"{side}_layers")]
+    sizes += [config.num_mel_bins, 1]
+    words = _words({word: i for word, i in ids.items() if i < ids["<|endoftext|>"]})
     with files.replacing(path) as beside, open(beside, "wb") as file:
         file.write(struct.pack("<12i", MAGIC, *sizes))
-        file.write(struct.pack("<2i", config["num_mel_bins"], N_FFT // 2 + 1))
-        file.write(FrontEnd(config["num_mel_bins"]).filters.astype("<f4").tobytes())
+        file.write(struct.pack("<2i", config.num_mel_bins, N_FFT // 2 + 1))
+        file.write(FrontEnd(config.num_mel_bins).filters.astype("<f4").tobytes())
         file.write(struct.pack("<i", len(words)))
         for word in words:
             file.write(struct.pack("<i", len(word)) + word)
-        for part in weights:
-            _write_tensors(file, part)
+        for key, tensor in model.state_dict().items():
+            if key != "proj_out.weight":  # the token embedding again
+                _write_tensor(file, name_of(key), tensor[:tokens] if "embed_tokens" in key else tensor)
 
 
-def name_of(key: str) -> str:
-    """OpenAI's name of a tensor of transformers' WhisperForConditionalGeneration."""
-    key = key.removeprefix("model.")
-    inside = re.sub(r"^(encoder|decoder)\.layers\.", r"\1.blocks.", key)
-    for theirs, ours in (OUTSIDE if inside == key else LAYER).items():
-        inside = re.sub(rf"(?<![a-z_]){re.escape(theirs)}", ours, inside)
-    return inside
-
-
-def _write_tensors(file, weights: Path) -> None:
+def _write_tensor(file, name: str, tensor) -> None:
     import torch
-    from safetensors import safe_open
 
-    with safe_open(weights, "pt") as tensors:
-        for key in tensors.keys():  # noqa: SIM118
-            if key == "proj_out.weight":  # the token embedding again
-                continue
-            name, tensor = name_of(key), tensors.get_tensor(key)
-            # whisper.cpp multiplies with float16 and adds float32: biases, norms and positions are added.
-            half = tensor.ndim > 1 and "positional" not in name
-            values = tensor.to(torch.float16 if half else torch.float32).numpy()
-            if re.fullmatch(r"encoder\.conv\d\.bias", name):
-                values = values[:, np.newaxis]  # added to (width, frames)
-            file.write(struct.pack("<3i", values.ndim, len(name), half))
-            file.write(struct.pack(f"<{values.ndim}i", *reversed(values.shape)) + name.encode())
-            file.write(values.tobytes())
+    # whisper.cpp multiplies with float16 and adds float32: biases, norms and positions are added.
+    half = tensor.ndim > 1 and "positional" not in name
+    values = tensor.to(torch.float16 if half else torch.float32).numpy()
+    if re.fullmatch(r"encoder\.conv\d\.bias", name):
+        values = values[:, np.newaxis]  # added to (width, frames)
+    file.write(struct.pack("<3i", values.ndim, len(name), half))
+    file.write(struct.pack(f"<{values.ndim}i", *reversed(values.shape)) + name.encode())
+    file.write(values.tobytes())
 
 
 def _words(vocabulary: dict[str, int]) -> list[bytes]:

@@ -30,7 +30,7 @@ PART = 100  # frames of a clip that at least are in the window, and at least are
 
 @dataclass(frozen=True)
 class Tokens:
-    """Ids that labels are put together from. Text tokens are those below `end`, as in openai/whisper."""
+    """Ids that labels are put together from."""
 
     end: int  # <|endoftext|>
     previous: int  # <|startofprev|>
@@ -44,7 +44,7 @@ class Tokens:
 
     def segment(self, labels: Sequence[int], start: int, end: int, timestamps: bool) -> list[int]:
         """The text in a clip's `labels`, and with `timestamps` the frames at which it starts and ends, to 0.02 s."""
-        text = [token for token in labels if token < self.end]
+        text = list(labels[3:-1])  # not by their ids: words may have been added to a vocabulary, behind its end
         return [self.zero + (start + 1) // 2, *text, self.zero + (end + 1) // 2] if timestamps else text
 
 

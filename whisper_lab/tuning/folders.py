@@ -1,0 +1,72 @@
+"""The folder of a run or a study: whose it is, and that one process at a time trains into it."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .. import LabError, files
+from ..whisper import checkpoint
+from . import processes
+from .recipes import Options
+
+PATIENCE = 10  # seconds: helpers of a process that was killed end a little later, and hold its lock until then
+LENGTH = ("max_steps", "warmup_steps", "eval_steps")  # of a recipe: how long, and what follows from it
+
+
+def claim(folder: Path, plan: dict) -> bool:
+    """Whether `folder` is new, and from now on of this plan; False where it is of this plan already.
+
+    Raises LabError, naming what differs, where it is anything else's.
+    """
+    return files.claim(folder, plan, "--output", _as_now)
+
+
+def _as_now(plan: dict) -> dict:
+    """A plan as it would be written today: earlier ones name the model's folder as it was typed. Others' stay."""
+    return plan | ({"model": checkpoint.plain(plan["model"])} if "model" in plan else {})
+
+
+def check_length(folder: Path, plan: dict, options: Options) -> None:
+    """Raises LabError, with the command for it, where `plan` wants more steps of a finished run in `folder`."""
+    place = folder / "plan.json"
+    if not ((folder / "metrics.json").is_file() and place.is_file()):
+        return
+    there = _as_now(files.read_json(place)["plan"])
+    recipe = there.get("recipe", {})
+    done, wanted = recipe.get("max_steps", math.inf), plan["recipe"]["max_steps"]
+    longer = there | {"recipe": recipe | {name: plan["recipe"][name] for name in LENGTH}}
+    if wanted > done and files.digest(longer) == files.digest(plan):
+        steps = {"max_steps": wanted - done, "epochs": Options.epochs}
+        on = replace(options, model=str(folder), output=f"{folder}-{wanted}", **steps)
+        raise LabError(
+            f"{folder} is finished, after {done:,} steps; for {wanted - done:,} more, begin from its model: "
+            f"{on.command_line()}"
+        )
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Nobody else trains into `folder` while the block runs. Raises LabError where another process does.
+
+    The lock is the operating system's: it goes with its process, however that ends. With several processes, the first
+    holds it for all.
+    """
+    lock = FileLock(folder / ".lock")
+    if processes.first():
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout as error:
+            raise LabError(
+                f"another process is training into {folder}; wait until it ends, or choose another --output"
+            ) from error
+        except OSError as error:  # of file systems without locks
+            print(f"{folder} cannot be locked ({error.strerror}): start nothing else there meanwhile", flush=True)
+    processes.together()
+    try:
+        yield
+    finally:
+        lock.release()
