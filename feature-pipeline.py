@@ -32,12 +32,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     # fmt: off
     add = parser.add_argument_group("what to read").add_argument
     add("--corpus", type=command.path, default="sample", metavar="SOURCE",
-        help="'sample' (default); a Common Voice release as a folder or .tar.gz; mdc:sv-SE (the newest) or mdc:ID of "
-        "Mozilla Data Collective; hub:NAME[:CONFIG][@REVISION]; one's own: a TSV, CSV or JSONL file, a folder of such, "
-        "or a folder in audiofolder or Parquet layout")
-    add("--columns", nargs="+", default=[], metavar="KEY=NAME",
+        help="'sample' (default); a Common Voice release, scripted or spontaneous, as a folder or .tar.gz; mdc:sv-SE "
+        "(the newest) or mdc:ID of Mozilla Data Collective; hub:NAME[:CONFIG][@REVISION]; one's own: a TSV, CSV or "
+        "JSONL file, a folder of such, a folder in audiofolder or Parquet layout, or of datasets' save_to_disk")
+    add("--columns", nargs="+", type=command.pair, default=[], metavar="KEY=NAME",
         help="what columns are called, where the guess is wrong; keys: audio text speaker split id age gender accents "
-        "seconds")
+        "seconds start end down_votes; with start and end (or seconds), a clip is that part of its file")
     add("--language", default="sv-SE", metavar="LOCALE", help="of the corpus (default sv-SE), as it writes it")
     add("--whisper-language", metavar="CODE", help="what Whisper is told (default: the locale's own language); where "
         "it knows none, that of a relative, as kk for Kyrgyz: the model borrows its token, and its card says so")
@@ -75,9 +75,6 @@ a clip is left out that cannot be used at all: without a sentence, longer than 3
     for name in ("limit", "workers"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} is a number from 1 up")
-    for pair in args.columns:
-        if not all(pair.partition("=")):
-            parser.error(f"--columns takes KEY=NAME, as in text=transcription, not {pair!r}")
     if args.ray_address and args.engine != "ray":
         parser.error("--ray-address needs --engine ray")
     if args.feature_group and not args.store.startswith("hopsworks://"):
@@ -124,7 +121,7 @@ def main() -> None:
     folder = files.cache_folder() / "built" / mark if url else Path(args.store)
     runner = cluster.Ray(args.ray_address, args.workers) if args.engine == "ray" else engine.Local(args.workers)
     with tqdm(total=sum(settings["clips"].values()), unit="clip", desc="Features") as bar:
-        manifest = store.build(folder, settings, rows, features.Extract(front_end), runner, bar.update)
+        manifest = store.build(folder, settings, rows, features.Extract(front_end), runner, bar.update, corpus.left_out)
     print(survey.report(folder, manifest, kept_out))
     place = publish(folder, url, args.feature_group) if url else folder
     print(f"Next: {shlex.join(['python', 'training-pipeline.py', '--features', str(place)])}")

@@ -82,6 +82,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="the sound, each time anew")
     add("--audio", type=command.path, metavar="SOURCE",
         help="the corpus with the sound, for --perturb and report.html (default: where the features came from)")
+    add("--columns", nargs="+", type=command.pair, default=(), metavar="KEY=NAME",
+        help="of --audio, as feature-pipeline.py was given them")
     add("--bpe-dropout", type=command.share, default=0.0, metavar="SHARE",
         help="of merges left out in spelling labels (default 0)")
     add = parser.add_argument_group("what is trained, and with how much memory").add_argument

@@ -11,11 +11,12 @@ import soundfile
 
 from whisper_lab import LabError, files
 from whisper_lab.corpora import corpus
+from whisper_lab.corpora.corpus import Clip
 from whisper_lab.speech.audio import SAMPLE_RATE, AudioError, read
 from whisper_lab.speech.features import FRAMES, Extract, FrontEnd, pad
 from whisper_lab.stores import engine, store
 from whisper_lab.text import cleaned
-from whisper_lab.tuning import augmentation
+from whisper_lab.tuning import augmentation, recipes
 from whisper_lab.tuning.augmentation import PERTURBATIONS, Augmentation
 from whisper_lab.tuning.merges import Merges
 from whisper_lab.whisper import checkpoint
@@ -33,6 +34,10 @@ ODD = [
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def of(path: Path) -> Clip:
+    return Clip(path.stem, str(path), "")
 
 
 def feature_set(folder, processor, made_of: dict, clips: dict[str, list[corpus.Clip]]) -> store.FeatureSet:
@@ -171,7 +176,7 @@ def test_a_clip_that_a_speed_would_make_longer_than_30_s_keeps_its_own(rows, tmp
     long = np.tile(read(CLIPS[0].path), 10)[: 28 * SAMPLE_RATE]
     soundfile.write(tmp_path / "long.wav", long, SAMPLE_RATE)
     row = rows[0] | {"id": "long", "seconds": 28.0, "frames": 2803}
-    slow = Augmentation(perturb=("speed",), front_end=FrontEnd(), sounds={"long": str(tmp_path / "long.wav")})
+    slow = Augmentation(perturb=("speed",), front_end=FrontEnd(), sounds={"long": of(tmp_path / "long.wav")})
     seconds = {round(slow.perturbed(row, rng(seed), FRAMES)["seconds"], 2) for seed in range(20)}
     assert seconds == {28.0, 25.45}
 
@@ -224,7 +229,7 @@ def test_gain_stays_within_its_range_and_below_full_scale(tmp_path):
     soundfile.write(tmp_path / "loud.wav", samples, SAMPLE_RATE, "FLOAT")
     plain = FrontEnd().log_mel(read(tmp_path / "loud.wav")).astype(np.float16)
     row = {"id": "loud", "seconds": 1.0, "frames": plain.shape[1], "features": plain}
-    louder = Augmentation(perturb=("gain",), front_end=FrontEnd(), sounds={"loud": str(tmp_path / "loud.wav")})
+    louder = Augmentation(perturb=("gain",), front_end=FrontEnd(), sounds={"loud": of(tmp_path / "loud.wav")})
     gains = []
     for seed in range(60):
         out = louder.perturbed(row, rng(seed))
@@ -239,7 +244,7 @@ def test_gain_stays_within_its_range_and_below_full_scale(tmp_path):
 def test_silence_stays_silence(tmp_path, everything):
     soundfile.write(tmp_path / "silence.wav", np.zeros(SAMPLE_RATE), SAMPLE_RATE)
     row = {"id": "silence", "seconds": 1.0, "frames": 103, "features": np.full((80, 103), -1.5, np.float16)}
-    quiet = Augmentation(perturb=PERTURBATIONS, front_end=FrontEnd(), sounds={"silence": tmp_path / "silence.wav"})
+    quiet = Augmentation(perturb=PERTURBATIONS, front_end=FrontEnd(), sounds={"silence": of(tmp_path / "silence.wav")})
     assert all((quiet.perturbed(row, rng(seed))["features"] == -1.5).all() for seed in range(20))
 
 
@@ -248,10 +253,10 @@ def test_silence_stays_silence(tmp_path, everything):
 
 def test_the_sound_of_the_sample_is_found_by_itself_and_elsewhere_where_it_is_said(features, release):
     found = augmentation.sounds(features)
-    assert found == {clip.id: clip.path for clip in CLIPS}
+    assert found == {clip.id: clip for clip in CLIPS}
     elsewhere = augmentation.sounds(features, str(release))
     assert elsewhere.keys() == found.keys()
-    assert all(Path(path).is_relative_to(release) for path in elsewhere.values())
+    assert all(Path(clip.path).is_relative_to(release) for clip in elsewhere.values())
 
 
 def test_the_sound_of_a_hub_dataset_is_found_by_its_name_and_commit(processor, tmp_path, monkeypatch):
@@ -269,7 +274,26 @@ def test_the_sound_of_a_hub_dataset_is_found_by_its_name_and_commit(processor, t
     made_of = corpus.read("hub:lab/speech:sv@0123456789ab", "sv")
     clips = {split: made_of.splits[split] for split in ("train", "dev", "test")}
     found = augmentation.sounds(feature_set(tmp_path / "set", processor, made_of.identity(), clips))
-    assert found == {clip.id: clip.path for clip in made_of.splits["train"]} and len(found) == 3
+    assert found == {clip.id: clip for clip in made_of.splits["train"]} and len(found) == 3
+
+
+def test_the_sound_of_a_table_whose_columns_were_named_and_of_parts_of_its_files(processor, tmp_path):
+    lines = [f"{clip.path};{clip.sentence};0.5;{1.5 + n}" for n, clip in enumerate(CLIPS[:4])]
+    (tmp_path / "mine.csv").write_text("\n".join(["fil;ord;från;start", *lines]), encoding="utf-8")
+    columns = {"audio": "fil", "text": "ord", "start": "från", "end": "start"}
+    made_of = corpus.read(str(tmp_path / "mine.csv"), "sv-SE", columns=columns)
+    features = feature_set(tmp_path / "set", processor, made_of.identity(), made_of.splits)
+    chosen = {"perturb": ("gain",), "source": str(tmp_path / "mine.csv")}
+    with pytest.raises(LabError, match="no column known as audio"):
+        augmentation.build(features, processor.tokenizer, **chosen)
+    louder = augmentation.build(features, processor.tokenizer, **chosen, columns=columns)
+    clip, row = made_of.splits["train"][0], features.split("train")[0]
+    assert louder.sounds[clip.id] == clip and row["seconds"] == clip.end - 0.5
+    heard = next(one for seed in range(20) if (one := louder.perturbed(row, rng(seed))) is not row)
+    assert heard["seconds"] == row["seconds"] and heard["frames"] == row["frames"]
+    options = recipes.Options(columns=("audio=fil", "text=ord=x"))
+    assert options.named_columns == {"audio": "fil", "text": "ord=x"}
+    assert "--columns audio=fil text=ord=x" in options.command_line()
 
 
 def test_sound_that_is_not_there_is_said_with_the_way_out(features, release, tmp_path, monkeypatch):
@@ -290,7 +314,7 @@ def test_sound_that_is_not_there_is_said_with_the_way_out(features, release, tmp
 
 
 def test_a_clip_that_went_while_training_is_named(rows, everything, tmp_path):
-    gone = Augmentation(perturb=PERTURBATIONS, front_end=FrontEnd(), sounds={rows[0]["id"]: str(tmp_path / "gone.mp3")})
+    gone = Augmentation(perturb=PERTURBATIONS, front_end=FrontEnd(), sounds={rows[0]["id"]: of(tmp_path / "gone.mp3")})
     with pytest.raises(AudioError, match="gone.mp3: missing file"):
         [gone(rows[0], rng(seed)) for seed in range(20)]
 

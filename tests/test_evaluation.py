@@ -1,7 +1,9 @@
+import base64
 import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 
 import browser
 import numpy as np
@@ -12,6 +14,7 @@ from whisper_lab import LabError, evaluation, files
 from whisper_lab.corpora import corpus
 from whisper_lab.scores import hypotheses, report, scoring
 from whisper_lab.scores.drafts import Writer, highest
+from whisper_lab.speech import audio
 from whisper_lab.speech.features import FRAMES
 from whisper_lab.whisper import batches, checkpoint, windows
 from whisper_lab.whisper.decoding import DEFAULT, token_limit
@@ -168,7 +171,7 @@ def page(tmp_path):
         for clip in clips
     ]
     texts = {"<i>tuned": [clip.sentence for clip in clips[:-1]] + [HOSTILE], "untuned": ["nej"] * 5 + [""]}
-    sounds = {clip.id: clip.path for clip in clips}
+    sounds = {clip.id: clip for clip in clips}
     report.write(tmp_path / "report.html", "Öar & {data}", rows, texts, {"corpus": "<x>"}, sounds.get)
     return tmp_path / "report.html", rows
 
@@ -252,6 +255,24 @@ def test_features_that_do_not_fit(run, tiny, release, processor, tmp_path):
         (large / name).write_text(text)
     with pytest.raises(LabError, match="80 mels, .*large takes 128.*--corpus"):
         run(large, "--features", made.folder)
+
+
+def test_the_sound_in_a_report_is_the_part_of_the_file(tmp_path):
+    whole = corpus.read("sample", "sv-SE", ["test"], limit=1).splits["test"][0]
+    address = report.embedded(replace(whole, start=0.5, end=1.5))
+    (tmp_path / "part.mp3").write_bytes(base64.b64decode(address.partition(",")[2]))
+    heard = audio.read(tmp_path / "part.mp3")
+    assert abs(heard.size / audio.SAMPLE_RATE - 1) < 0.1
+    assert np.corrcoef(heard[:15_000], audio.read(whole.path, None, 0.5, 1.5)[:15_000])[0, 1] > 0.9
+    assert report.embedded(whole).startswith("data:audio/mpeg") and report.embedded(None) is None
+
+
+def test_rows_of_a_corpus_that_are_not_scored_are_said(run, tmp_path):
+    clip = corpus.read("sample", "sv-SE", ["test"], limit=1).splits["test"][0]
+    (tmp_path / "test.csv").write_text(f"path,text\n{clip.path},Hej.\nx.mp3\n", encoding="utf-8")
+    files.write_tsv(tmp_path / "theirs.tsv", ["id", "text"], [(clip.id, "hej")])
+    printed = run("--hypotheses", "theirs.tsv", "--corpus", tmp_path / "test.csv")
+    assert "test.csv; left out: 1 rows, such as test.csv, line 3: too few cells" in printed
 
 
 def test_hypotheses_of_no_named_language_are_scored_by_their_letters(run, tmp_path):

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -414,6 +415,39 @@ def test_files_that_are_all_called_the_same_have_ids_of_their_own(local):
     found = corpus.read(str(local), "sv", ["train", "test"])
     assert len({clip.id for clips in found.splits.values() for clip in clips}) == 8
     assert found.splits["train"][1].id == hub.read(str(local), "sv", ["train"]).splits["train"][1].id
+
+
+def test_rows_that_are_there_twice_count_once(local):
+    again = {"audio": [{"bytes": sound(n % 4), "path": f"{n % 4}.wav"} for n in range(6)]}
+    says = [f"mening {n}" for n in (0, 1, 2, 3, 0, 9)]  # of the second clip something else
+    write(local, **{"train-0": parquet(range(6), **again, raw_transcription=None, transcription=says)})
+    found = corpus.read(str(local), "sv", ["train"])
+    assert [clip.id for clip in found.splits["train"]] == ["0", "2", "3"]
+    assert [(place, reason) for place, reason, _ in found.left_out["train"]] == [
+        ("train-0.parquet, row 5", "the same row again"),
+        ("train-0.parquet, row 2", "a clip with several sentences"),
+        ("train-0.parquet, row 6", "a clip with several sentences"),
+    ]
+
+
+def test_where_a_clip_was_cut_from_is_no_part_of_it(local):
+    write(local, **{"test-0": parquet(range(2), start=[9.0, 9.5], end=[9.1, 9.6])})
+    assert [clip.part for clip in corpus.read(str(local), "sv").splits["test"]] == [None, None]
+
+
+@pytest.mark.parametrize("split", ["train", "validation", None])
+def test_what_datasets_saved_to_a_disk(local, split):
+    columns = {"sentence": [f"Mening {number}." for number in range(12)]}
+    columns["audio"] = [{"bytes": sound(number), "path": f"{number}.flac"} for number in range(12)]
+    whole = datasets.Dataset.from_dict(columns, split=split).cast_column("audio", datasets.Audio())
+    whole.save_to_disk(local / "one")
+    found = corpus.read(str(local / "one"), "sv")
+    counts = {name: len(clips) for name, clips in found.splits.items()}
+    assert counts == ({"dev": 12} if split == "validation" else {"train": 10, "dev": 1, "test": 1})
+    datasets.DatasetDict(train=whole.select(range(9)), test=whole.select(range(9, 12))).save_to_disk(local / "two")
+    found = corpus.read(str(local / "two"), "sv")
+    assert [clip.sentence for clip in found.splits["test"]] == columns["sentence"][9:]
+    assert Path(found.splits["test"][0].path).read_bytes() == sound(9) and len(found.splits["train"]) == 9
 
 
 def test_missing_sound_and_damaged_files(local):

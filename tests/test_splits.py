@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -75,6 +76,35 @@ def test_who_is_not_named_is_not_the_same_speaker(release):
     release["validated"].append(Clip("another", "/x", "Två.", client_id=""))
     arranged, _ = splits.arrange(release, None, ["validated"])
     assert "another" in names(arranged["train"])
+
+
+@pytest.mark.parametrize("nameless", ["validated", "dev", "test"])
+def test_where_speakers_are_not_known_nothing_beyond_train_is_trained_on(release, nameless):
+    release[nameless] = [replace(clip, client_id="") for clip in release[nameless]]
+    with pytest.raises(LabError, match=f"^{nameless} names no speaker.*--columns speaker=NAME.*--train-splits train"):
+        splits.arrange(release, None, ["train", "validated"])
+    del release["validated"]
+    splits.arrange(release, None, ["train", "dev"])
+
+
+def test_rows_left_out_are_those_of_the_splits_that_are_made(tmp_path, capfd):
+    for split, count in (("train", 4), ("more", 3), ("dev", 2), ("other", 1)):
+        lines = [f"{split}{n}.wav,{split} {n},{split}{n}" for n in range(count)] + [f"{split}.wav"] * count
+        (tmp_path / f"{split}.csv").write_text("\n".join(["path,text,speaker", *lines]), encoding="utf-8")
+        (tmp_path / f"{split}0.wav").touch()
+    arranged, _ = splits.read(str(tmp_path), "sv", ["train", "dev"], ["train"])
+    assert {split: len(rows) for split, rows in arranged.left_out.items()} == {"train": 4, "dev": 2}
+    splits.read(str(tmp_path), "sv", None, ["train"])
+    assert "has no test, and training needs all of train, dev, test" in capfd.readouterr().err
+    (tmp_path / "test.csv").write_text("path,text,speaker\ntest.wav,test,t\n", encoding="utf-8")
+    (tmp_path / "test.wav").touch()
+    arranged, _ = splits.read(str(tmp_path), "sv", ["train"], ["train", "more"])
+    assert {split: len(rows) for split, rows in arranged.left_out.items()} == {"train": 7}
+
+
+def test_the_new_dev_is_not_of_clips_without_a_word():
+    part = [Clip(str(n), "", "…" if n % 2 else f"Mening {n}.") for n in range(40)]
+    assert all(normalise(clip.sentence) for clip in splits.hold_out(part))
 
 
 def test_dev_trained_on_makes_room_for_another_dev_of_other_speakers(release):

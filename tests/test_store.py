@@ -12,7 +12,7 @@ from conftest import ROOT, inside, script
 from whisper_lab import LabError
 from whisper_lab.corpora import corpus
 from whisper_lab.speech.features import Extract, FrontEnd
-from whisper_lab.stores import engine, store
+from whisper_lab.stores import engine, store, survey
 from whisper_lab.whisper import checkpoint
 
 SETTINGS = {"corpus": {"name": "test"}, "language": "sv", "front_end": FrontEnd().settings(), "tokenizer": "t"}
@@ -45,6 +45,24 @@ def contents(folder) -> dict[str, bytes]:
 
 class Killed(BaseException):
     pass
+
+
+def test_rows_that_are_no_clips_are_listed_and_counted_with_the_clips(tmp_path, splits):
+    lost = {"": [("mine.tsv, line 2", "too few cells", "a\tb")], "dev": [("mine.tsv, line 9", "missing file", "")]}
+    plain = build(tmp_path / "plain", splits)
+    for _ in range(2):  # also when nothing is left to make
+        manifest = store.build(tmp_path / "set", SETTINGS, splits, EXTRACT, engine.Local(1), left_out=lost)
+        assert manifest["rejected"] == {"too few cells": 1} and "rejected" not in plain
+        assert manifest["splits"]["dev"]["rejected"] == {"missing file": 2}
+        assert manifest["splits"]["train"] == plain["splits"]["train"]
+    lines = [line.split("\t") for line in (tmp_path / "set" / "rejected.tsv").read_text().splitlines()]
+    assert lines[1:3] == [
+        ["", "mine.tsv, line 2", "too few cells", "a b"],
+        ["dev", "mine.tsv, line 9", "missing file", ""],
+    ]
+    made_of = {"name": "mine", "version": "", "language": "sv", "fingerprint": "f" * 64}
+    said = survey.report(tmp_path / "set", manifest | {"corpus": made_of}, {})
+    assert "left out, of no split: 1 row, too few cells" in said and "left out of dev: 2 clips, missing file" in said
 
 
 def test_what_is_read_is_what_was_written(tmp_path, splits):

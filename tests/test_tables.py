@@ -1,14 +1,19 @@
 import csv
 import json
+import os
 import random
 import shutil
+import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from whisper_lab import LabError, text
-from whisper_lab.corpora import corpus, rows, tables
+from whisper_lab.corpora import corpus, drawing, tables
 from whisper_lab.corpora.corpus import SAMPLE, Clip
+from whisper_lab.speech import audio
+from whisper_lab.speech.features import Extract, FrontEnd, Rejected
 
 RECORDING = next((SAMPLE / "sv-SE" / "clips").glob("*.mp3"))
 
@@ -111,17 +116,31 @@ def test_a_spreadsheets_csv(tmp_path):
     assert "is not UTF-8" in refusal(table)
 
 
-def test_lines_that_do_not_fit_are_named(tmp_path):
-    put(tmp_path, "a.mp3")
-    (tmp_path / "dev.csv").write_text("path,sentence\na.mp3,hej\na.mp3,ett, två\n", encoding="utf-8")
-    assert "line 3: 3 cells, but 2 columns" in refusal(tmp_path / "dev.csv")
-    (tmp_path / "dev.csv").write_text('path,sentence\na.mp3,"hej\n', encoding="utf-8")
-    assert "dev.csv, line 2" in refusal(tmp_path / "dev.csv")
-    (tmp_path / "dev.jsonl").write_text('{"path": "a.mp3", "text": "hej"}\n{"path": \n', encoding="utf-8")
-    assert "dev.jsonl, line 2" in refusal(tmp_path / "dev.jsonl")
+def test_rows_that_do_not_fit_are_left_out_by_line(tmp_path):
+    put(tmp_path, "a.mp3", "b.mp3")
+
+    def left_out(name: str, content: str) -> list[tuple[str, str]]:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        found = read(tmp_path / name, ["dev"])
+        assert [clip.id for clip in found.splits["dev"]] == ["a"]
+        return [(place, reason) for place, reason, _ in found.left_out["dev"]]
+
+    assert left_out("dev.csv", "path,sentence\na.mp3,hej\nb.mp3,ett, två\n") == [("dev.csv, line 3", "too many cells")]
+    assert left_out("dev.csv", "path,sentence\na.mp3,hej\nb.mp3\n\n") == [("dev.csv, line 3", "too few cells")]
+    assert left_out("dev.csv", "path,sentence\na.mp3,hej\n,hopp\n") == [("dev.csv, line 3", "no name of a recording")]
+    assert left_out("dev.jsonl", '{"path": "a.mp3", "text": "hej"}\n{"path": \n') == [("dev.jsonl, line 2", "no JSON")]
+    said = refusal(write(tmp_path / "dev.csv", "path sentence", ("a.mp3", "ett", "två")))
+    assert (
+        "none of its rows can be used" in said and "dev.csv, line 2: too many cells: 3 of 2: a.mp3 | ett | två" in said
+    )
     assert "has no rows" in refusal(write(tmp_path / "empty.csv", "path sentence"))
-    said = refusal(write(tmp_path / "gap.csv", "path sentence", ("a.mp3", "hej"), ("", "hopp")))
-    assert "row 2" in said and "is empty" in said
+
+
+def test_a_column_without_a_name_holds_nothing(tmp_path):
+    put(tmp_path, "7.mp3")
+    (tmp_path / "dev.csv").write_text(",path,sentence\n3,7.mp3,hej\n", encoding="utf-8")  # pandas' index
+    (clip,) = read(tmp_path / "dev.csv").splits["dev"]
+    assert clip == Clip("7", str(tmp_path / "7.mp3"), "hej")
 
 
 def test_a_column_of_splits(tmp_path):
@@ -137,10 +156,67 @@ def test_a_column_of_splits(tmp_path):
     assert "1 rows name no split" in refusal(table) and "3.mp3" in refusal(table)
 
 
-def test_one_recording_for_several_sentences_is_refused(tmp_path):
-    put(tmp_path, "lecture.mp3")
+def test_one_recording_for_several_sentences_is_left_out_and_the_same_row_counts_once(tmp_path):
+    put(tmp_path, "lecture.mp3", "a.mp3")
     lines = [("lecture.mp3", f"mening {number}") for number in range(12)]
-    assert "12 rows" in refusal(write(tmp_path / "train.csv", "path sentence", *lines), ["train"])
+    said = refusal(write(tmp_path / "train.csv", "path sentence", *lines), ["train"])
+    assert "left out: 12 rows, such as train.csv, line 2: a clip with several sentences" in said
+    found = read(write(tmp_path / "train.csv", "path sentence", *lines[:2], *[("a.mp3", "hej")] * 3), ["train"])
+    assert [clip.sentence for clip in found.splits["train"]] == ["hej"]
+    assert [(place, reason) for place, reason, _ in found.left_out["train"]] == [
+        ("train.csv, line 2", "a clip with several sentences"),
+        ("train.csv, line 3", "a clip with several sentences"),
+        ("train.csv, line 5", "the same row again"),
+        ("train.csv, line 6", "the same row again"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "columns, lines",
+    [
+        ("audio_filepath offset duration text", [("a.mp3", 0.5, 1.25, "ett"), ("a.mp3", 2, 1, "två")]),  # NeMo
+        ("path start end text", [("a.mp3", 0.5, 1.75, "ett"), ("a.mp3", 2, 3, "två")]),
+        ("path start_ms end_ms text", [("a.mp3", 500, 1750, "ett"), ("a.mp3", 2000, 3000, "två")]),
+        ("path begin end_time duration text", [("a.mp3", 0.5, 1.75, 99, "ett"), ("a.mp3", 2, 3, 99, "två")]),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_parts_of_a_file_are_clips_of_their_own(tmp_path, columns, lines, suffix):
+    put(tmp_path, "a.mp3")
+    one, two = read(write(tmp_path / f"dev{suffix}", columns, *lines), ["dev"]).splits["dev"]
+    assert [(clip.id, clip.sentence, clip.part, clip.seconds) for clip in (one, two)] == [
+        ("a_0.5-1.75", "ett", (0.5, 1.75), 1.25),
+        ("a_2.0-3.0", "två", (2.0, 3.0), 1.0),
+    ]
+    whole, part, rate = audio.read(one.path), audio.read(one.path, None, one.start, one.end), audio.SAMPLE_RATE
+    assert np.array_equal(part, whole[rate // 2 : rate * 7 // 4])
+    row = Extract(FrontEnd())(vars(one) | {"labels": [1]})
+    assert row["seconds"] == 1.25 and row["features"] == FrontEnd().log_mel(part).astype(np.float16).tobytes()
+
+
+def test_parts_that_a_file_has_not_are_named(tmp_path):
+    put(tmp_path, "a.mp3", "b.mp3")
+    lines = [
+        ("a.mp3", 0, 99),
+        ("a.mp3", 99, 100),
+        ("a.mp3", 2, 1),
+        ("a.mp3", -1, 1),
+        ("a.mp3", "x", 1),
+        ("b.mp3", "", ""),
+    ]
+    found = read(write(tmp_path / "dev.csv", "path start end text", *((*line, "hej") for line in lines)), ["dev"])
+    assert [clip.part for clip in found.splits["dev"]] == [(0.0, 99.0), (99.0, 100.0), None]
+    assert [reason for _, reason, _ in found.left_out["dev"]] == ["no part of a file"] * 2 + ["no number"]
+    for clip, said in zip(found.splits["dev"], ("part that the file has not", "no samples")):
+        with pytest.raises(Rejected, match=said):
+            Extract(FrontEnd())(vars(clip) | {"labels": [1]})
+    assert read(write(tmp_path / "dev.csv", "path duration text", ("a.mp3", 2.5, "hej"))).splits["dev"][0].part is None
+
+
+def test_the_fingerprint_of_a_corpus_without_parts_is_what_it_was():
+    clips = [Clip("a", "/x", "Å", seconds=1.5, down_votes=2), Clip("b", "/x", "Ä")]
+    before = "5d54aef02940db708e41f5b045b1721f324f63146cd54db7ecbada48f242df30"
+    assert corpus.Corpus("x", "", "sv", {"train": clips}).fingerprint == before
 
 
 def test_where_recordings_are_looked_for(tmp_path):
@@ -153,6 +229,43 @@ def test_where_recordings_are_looked_for(tmp_path):
     shutil.rmtree(tmp_path / "clips")
     write(table, "path sentence", ("a.mp3", "hej"))
     assert "none of the 1 recordings" in refusal(table) and "a.mp3" in refusal(table)
+
+
+def test_names_written_elsewhere_are_found(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "å/ö ä.mp3") for form in ("NFC", "NFD"))
+    for disk, table in ((composed, decomposed), (decomposed, composed)):
+        put(tmp_path / disk[:2], disk)
+        listed = write(tmp_path / disk[:2] / "dev.csv", "path sentence", (table.replace("/", "\\"), "hej"))
+        assert Path(read(listed).splits["dev"][0].path) == tmp_path / disk[:2] / disk
+    put(tmp_path, "wavs/a.mp3", "wavs/b.mp3", "wavs/b.wav")
+    table = write(tmp_path / "dev.csv", "path sentence", ("a", "hej"), ("b", "hopp"))
+    assert [(c.id, Path(c.path).is_file()) for c in read(table).splits["dev"]] == [("a", True), ("b", False)]
+
+
+@pytest.mark.parametrize(
+    "lines, text",
+    [
+        (["1|Nr 1, sa han|Nummer ett, sa han", "2|Två å|två å"], ["Nr 1, sa han", "Två å"]),
+        (["1|anna|Nr 1, sa han", "2|bo|Två å"], ["Nr 1, sa han", "Två å"]),  # Piper's, of several speakers
+        (["1|Nr 1, sa han", "2|Två å"], ["Nr 1, sa han", "Två å"]),
+        (["file_name|text", "1|Nr 1, sa han", "2|Två å"], ["Nr 1, sa han", "Två å"]),
+    ],
+)
+def test_tables_like_ljspeechs(tmp_path, lines, text):
+    put(tmp_path, "wavs/1.wav", "wavs/2.wav")
+    (tmp_path / "metadata.csv").write_text("\n".join(lines), encoding="utf-8")
+    found = read(tmp_path)
+    assert sorted(clip.sentence for part in found.splits.values() for clip in part) == sorted(text)
+    assert {clip.client_id for part in found.splits.values() for clip in part} <= {"", "anna", "bo"}
+
+
+def test_what_spreadsheets_save(tmp_path):
+    put(tmp_path, "a.mp3")
+    (tmp_path / "mine.txt").write_bytes('path\tsentence\r\na.mp3\t"Sa ""å"""\r\n'.encode("utf-16"))  # Unicode text
+    assert read(tmp_path / "mine.txt").splits["train"][0].sentence == 'Sa "å"'
+    (tmp_path / "mine.txt").rename(tmp_path / "mine.xlsx")
+    for path in (tmp_path, tmp_path / "mine.xlsx"):
+        assert "mine.xlsx" in refusal(path) and "save it as CSV" in refusal(path)
 
 
 def test_equal_stems_have_ids_that_tell_them_apart(tmp_path):
@@ -178,11 +291,11 @@ def whole(count: int, speakers: int, sentences: int) -> list[Clip]:
 )
 def test_drawn_splits_are_complete_apart_and_the_same_in_any_order(count, speakers, sentences):
     clips = whole(count, speakers, sentences)
-    drawn = rows.draw(clips)
+    drawn = drawing.draw(clips)
     assert list(drawn) == ["train", "dev", "test"] and all(drawn.values())
     assert sorted(c.id for part in drawn.values() for c in part) == sorted(c.id for c in clips)
     random.Random(1).shuffle(clips)
-    again = rows.draw(clips)
+    again = drawing.draw(clips)
     assert {s: {c.id for c in part} for s, part in again.items()} == {s: {c.id for c in p} for s, p in drawn.items()}
 
     def shared(of) -> set:
@@ -223,6 +336,40 @@ def test_one_table_for_recordings_in_folders_of_splits(tmp_path):
         "dev": names[3:],
         "test": names[2:3],
     }
+
+
+def test_folders_of_splits_anywhere_in_the_names_are_kept(tmp_path):
+    names = [f"audios/{split}/{n}.mp3" for split, count in (("train", 8), ("eval", 4)) for n in range(count)]
+    put(tmp_path, *names, "audios/5.mp3")
+    table = write(tmp_path / "metadata.csv", "file_name text", *((name, name) for name in names))
+    assert {split: len(clips) for split, clips in read(table).splits.items()} == {"train": 8, "dev": 4}
+    write(table, "file_name text", *((str(tmp_path / name), name) for name in names))
+    assert {split: len(clips) for split, clips in read(table).splits.items()} == {"train": 8, "dev": 4}
+    write(table, "file_name text", *((name, name) for name in [*names, "audios/5.mp3"]))
+    assert "1 rows name no split, such as that of " in refusal(table) and "5.mp3" in refusal(table)
+    for split in ("train", "eval"):
+        listed = [(f"{n}.mp3", f"{split} {n}") for n in range(4)]
+        write(tmp_path / "audios" / split / "transcripts.csv", "file_name text", *listed)
+    table.unlink()
+    assert {split: len(clips) for split, clips in read(tmp_path).splits.items()} == {"train": 4, "dev": 4}
+
+
+def test_clips_of_no_word_are_not_what_is_judged_by():
+    for count in (3, 12, 40):
+        clips = [Clip(str(n), "", f"Mening {n}" if n % 3 else "" if n % 2 else "…") for n in range(count)]
+        drawn = drawing.draw(clips)
+        assert sum(map(len, drawn.values())) == count
+        assert all(text.normalise(clip.sentence) for split in ("dev", "test") for clip in drawn[split])
+        assert count < 12 or (drawn["dev"] and drawn["test"])
+
+
+def test_a_table_called_sample_is_not_the_sample(tmp_path):
+    put(tmp_path, "a.mp3")
+    found = read(write(tmp_path / "sample.csv", "path sentence", ("a.mp3", "hej")))
+    assert found.name == "sample" and not corpus.bundled(found.identity())
+    copy = shutil.copytree(SAMPLE, tmp_path / SAMPLE.name, copy_function=os.link)
+    assert not corpus.bundled(corpus.read(str(copy), "sv-SE", ["dev"]).identity())
+    assert corpus.bundled(corpus.read(str(SAMPLE), "sv-SE", ["dev"], 1).identity())
 
 
 def test_folders_that_leave_it_open_say_what_is_needed(tmp_path):

@@ -86,5 +86,12 @@ def share(text: str) -> float:
     return float(text)
 
 
+def pair(text: str) -> str:
+    """A command line's KEY=NAME."""
+    if not all(text.partition("=")):
+        raise argparse.ArgumentTypeError(f"takes KEY=NAME, as in text=transcription, not {text!r}")
+    return text
+
+
 def share_or_auto(text: str) -> str | float:
     return text if text == "auto" else share(text)

@@ -41,7 +41,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="of --corpus, as in feature-pipeline.py (default sv-SE), or of --hypotheses that name none: how letters "
         "become small, and whether words can be counted")
     add("--whisper-language", metavar="CODE", help="of --corpus, as in feature-pipeline.py: what models are told")
-    add("--columns", nargs="+", default=[], metavar="KEY=NAME", help="of --corpus, as in feature-pipeline.py")
+    add("--columns", nargs="+", type=command.pair, default=[], metavar="KEY=NAME",
+        help="of --corpus, as in feature-pipeline.py")
     add("--split", default="test", help="default test")
     add("--limit", type=int, metavar="N", help="only the split's first N clips")
     add("--batch-size", type=int, metavar="N", help="clips at 30 s, more on short windows (default 16; 64 on a GPU)")
@@ -58,9 +59,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     for name in ("limit", "batch_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is a number from 1 up")
-    for pair in args.columns:
-        if not all(pair.partition("=")):
-            parser.error(f"--columns takes KEY=NAME, as in text=transcription, not {pair!r}")
     return args
 
 
@@ -76,9 +74,11 @@ def main() -> None:
     columns = dict(pair.split("=", 1) for pair in args.columns)
     locale = args.language or "sv-SE"
     read = corpus.read(args.corpus, locale, [args.split], args.limit, columns) if args.corpus else None
+    if read and any(read.left_out.values()):
+        print(f"{args.corpus}{corpus.unused(read.left_out)}")
     if features:
         features.split(args.split)  # raises, if there is none, before anything is read
-    if not read and features and features.manifest["corpus"]["name"] == "sample":
+    if not read and features and corpus.bundled(features.manifest["corpus"]):
         read = corpus.read("sample", features.manifest["corpus"]["language"], [args.split], args.limit)
     found = {name: rows for path in args.hypotheses for name, rows in sources.texts(Path(path), args.split).items()}
     given = {name: sources.by_id(name, rows) for name, rows in found.items()}

@@ -1,4 +1,5 @@
-"""Datasets of the Hugging Face Hub that hold sound and text, and local folders of the same Parquet files.
+"""Datasets of the Hugging Face Hub that hold sound and text, and local folders of the same Parquet files, or of what
+`datasets` saved with save_to_disk.
 
 `datasets` finds the files of each split; pyarrow reads them. `load_dataset` itself would copy the sound twice more,
 read every split for the sake of one, and asks for torchcodec wherever the files are not Parquet.
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from .. import LabError, files
-from . import rows, tables, unpacking
+from . import drawing, rows, tables, unpacking
 from .corpus import Corpus
 
 CONVERTED = "refs/convert/parquet"  # the Hub's own Parquet copy, of up to 5 GB a split
@@ -57,15 +58,17 @@ def read(
             raise LabError(
                 f"{source} has no split {absent[0]} (splits found: {', '.join(there)}); choose with --splits"
             )
-        wanted = [split for split in splits or rows.USUAL if split in there] or list(there)
+        wanted = [split for split in splits or drawing.USUAL if split in there] or list(there)
         entries = {split: _entries(origin, split, limit, columns or {}) for split in wanted}
-    clips = rows.settle(rows.clips(entries), splits, limit, source)
-    return Corpus(origin.name, origin.version, language, clips, origin.licence)
+    clips, left_out = drawing.settle(*rows.clips(entries), splits, limit, source)
+    return Corpus(origin.name, origin.version, language, clips, origin.licence, left_out)
 
 
 def holds(folder: Path) -> bool:
-    """Whether a local folder has Parquet files as `datasets` and the Hub lay them out."""
-    return any(any(folder.glob(pattern)) for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet"))
+    """Whether a local folder has Parquet files as `datasets` and the Hub lay them out, or what it saved."""
+    return bool(unpacking.saved(folder)) or any(
+        any(folder.glob(pattern)) for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet")
+    )
 
 
 def _remote(source: str) -> Origin:
@@ -120,13 +123,20 @@ def _converted(name: str, config: str | None, revision: str | None, reason: str)
 def _local(folder: Path) -> Origin:
     from huggingface_hub import DatasetCard
 
+    if splits := unpacking.saved(folder):
+        paths = [Path(address) for addresses in splits.values() for address in addresses]
+        return Origin(folder.resolve().name, "", _cache_of(folder, paths), splits)
     paths = sorted(folder.rglob("*.parquet"))
     card = DatasetCard.load(folder / "README.md").data.to_dict() if (folder / "README.md").is_file() else {}
     options = _options(folder, [path.relative_to(folder).as_posix() for path in paths], card.get("configs") or [])
     _, splits = _data_files(str(folder), None, options)
+    return Origin(folder.resolve().name, "", _cache_of(folder, paths), splits, stated_licence(card))
+
+
+def _cache_of(folder: Path, paths: list[Path]) -> Path:
+    """For what is in the files `paths` of a local folder, as they are now."""
     state = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-    name = folder.resolve().name
-    return Origin(name, "", _cache(f"{name}-{files.digest(state)[:12]}"), splits, stated_licence(card))
+    return _cache(f"{folder.resolve().name}-{files.digest(state)[:12]}")
 
 
 def _cache(name: str) -> Path:
@@ -183,15 +193,15 @@ def _data_files(name: str, commit: str | None, options: dict[str, str]) -> tuple
         raise LabError(f"{name}: {' '.join(str(error).split())}") from error
     splits: dict[str, list[str]] = {}
     for split, addresses in (builder.config.data_files or {}).items():
-        splits.setdefault(rows.split_name(str(split)), []).extend(map(str, addresses))
+        splits.setdefault(drawing.split_name(str(split)), []).extend(map(str, addresses))
     return builder.name, splits
 
 
-def _entries(origin: Origin, split: str, limit: int | None, columns: dict[str, str]) -> list[tuple]:
+def _entries(origin: Origin, split: str, limit: int | None, columns: dict[str, str]) -> list[rows.Entry]:
     """What `rows.clips` takes, of the first `limit` rows."""
     from tqdm import tqdm
 
-    entries: list[tuple] = []
+    entries: list[rows.Entry] = []
     with tqdm(desc=f"{origin.name} {split}", unit=" clips", disable=None) as bar:
         for address in origin.splits[split]:
             left = None if limit is None else limit - len(entries)
@@ -199,12 +209,16 @@ def _entries(origin: Origin, split: str, limit: int | None, columns: dict[str, s
                 break
             folder = unpacking.written(address, origin.folder, left, columns, origin.name, bar.update)
             lines = (folder / unpacking.LISTING).read_text(encoding="utf-8").split("\n")
-            for clip in map(json.loads, filter(None, lines[:left])):
+            named: dict[str, str] = {}
+            for number, clip in enumerate(map(json.loads, filter(None, lines[:left])), 1):
                 row = clip["row"] | {"audio": clip["name"]}
-                named = rows.match(list(row), columns | {"audio": "audio"}, origin.name)
+                named = named or rows.match(list(row), columns | {"audio": "audio"}, origin.name)
+                # What is inside is the clip: where it was cut from is no part of it.
+                ours = {kind: column for kind, column in named.items() if kind not in ("start", "end")}
                 name = f"{split}/{folder.name}/{Path(clip['file']).stem}/{clip['name']}"
-                entries.append((row, named, folder / clip["file"], name))
-    return entries
+                place = f"{PurePosixPath(address).name}, row {number}"
+                entries.append(rows.Entry(row, ours, str(folder / clip["file"]), name, place))
+    return rows.copies_as_one(entries)
 
 
 @contextmanager

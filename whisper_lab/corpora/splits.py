@@ -6,6 +6,7 @@ sentence or speaker of the splits that are scored on comes along.
 """
 
 import hashlib
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,7 +31,17 @@ def read(
     """As corpus.read, with `train` made of `train_splits`; and how many clips were kept out of it, by reason."""
     read = corpus.read(source, language, needed(splits, train_splits), limit, columns)
     arranged, kept_out = arrange(read.splits, splits, train_splits, language)
-    return replace(read, splits=arranged), kept_out
+    of_train = [{"train": found} for split, found in read.left_out.items() if split in train_splits]
+    others = {split: read.left_out[split] for split in ("", *arranged) if split in read.left_out.keys() - train_splits}
+    left_out = corpus.joined(*of_train, others)
+    lacking = [split for split in OFFICIAL if split not in arranged]
+    if splits is None and lacking and "train" in arranged:
+        print(
+            f"{source} has no {' and no '.join(lacking)}, and training needs all of {', '.join(OFFICIAL)}: give it one "
+            "as you gave it train, or one table without splits, of which they are drawn",
+            file=sys.stderr,
+        )
+    return replace(read, splits=arranged, left_out=left_out), kept_out
 
 
 def needed(splits: list[str] | None, train_splits: list[str]) -> list[str] | None:
@@ -54,13 +65,22 @@ def arrange(
     `language` is theirs, for what is small and large in it.
 
     The release's own train and dev are taken as they stand; of any other split, no clip, sentence (normalised) or
-    speaker of test and dev is. A clip in several of `train_splits` counts once. With dev among them, a new dev is held
-    out of the whole, as a model cannot be chosen on what it learnt. Raises LabError where nothing is left to train on.
+    speaker of test and dev is, so speakers have to be known. A clip in several of `train_splits` counts once. With dev
+    among them, a new dev is held out of the whole, as a model cannot be chosen on what it learnt. Raises LabError where
+    nothing is left to train on, and where a split names no speaker.
     """
     if train_splits == ["train"]:
         return read, Counter()
     if missing := [split for split in train_splits if split not in read]:
         raise LabError(f"there is no {missing[0]} to train on, only {', '.join(read)}; choose other --train-splits")
+    beyond = [split for split in train_splits if split not in OFFICIAL]
+    for split in [*beyond, "dev", "test"] if beyond else []:
+        if read.get(split) and not any(clip.client_id for clip in read[split]):
+            raise LabError(
+                f"{split} names no speaker, so the speakers of test and dev cannot be kept out of {' '.join(beyond)}: "
+                "say which column does with --columns speaker=NAME (in Common Voice it is client_id; mend that table), "
+                "or train on --train-splits train"
+            )
     kept_out = Counter()
     overlaps = [
         _overlap(split, read[split], language)
@@ -113,6 +133,7 @@ def hold_out(clips: list[Clip]) -> list[Clip]:
 
     Where speakers are too few or too busy for that, whole sentences.
     """
+    clips = [clip for clip in clips if normalise(clip.sentence)]  # a clip of no word judges nothing
     target = min(LARGEST_DEV, max(1, len(clips) // 20))
     by_speaker = _groups(clips, lambda clip: clip.client_id, target)
     return (

@@ -3,20 +3,23 @@
 recordings.csv                                    one table; dev and test are drawn from it
 train.tsv, dev.csv, test.jsonl                    a table a split
 metadata.csv, train/metadata.csv, …               the `audiofolder` layout of `datasets`
+metadata.csv, wavs/*.wav                          LJSpeech's: id|text|normalised text, without names of columns
 """
 
-import csv
-import io
-import json
+import os
 import re
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 from .. import LabError
-from .corpus import Corpus
-from .rows import SPLITS, USUAL, Row, clips, match, settle, split_name
+from . import parsing
+from .corpus import SHEETS, Corpus, LeftOut, joined, unused
+from .drawing import SPLITS, USUAL, settle, split_name
+from .recordings import SOUND, Recordings
+from .rows import Entry, clips, match
 
 KINDS = {".tsv", ".csv", ".jsonl", ".json"}
-SOUND = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm"}
+ALONE = KINDS | {".txt"}  # where it is named itself: Excel's "Unicode text"
 
 
 def read(
@@ -35,44 +38,78 @@ def read(
     root = path if path.is_dir() else path.parent
     tables = _tables(path)
     usual = [split for split in tables if split in ("", *USUAL)]
-    entries: dict[str, list] = {}
+    entries: dict[str, list[Entry]] = {}
+    left_out: dict[str, list[LeftOut]] = {}
     for split in dict.fromkeys([*usual, *(s for s in splits or () if s in tables)] or tables):
-        table = tables[split]
-        rows = _rows(table)
-        named = match(list(rows[0]), columns or {}, table)
-        found = [
-            (row, named, *_recording(table, root, number, row[named["audio"]])) for number, row in enumerate(rows, 1)
-        ]
-        if not any(file.is_file() for _, _, file, _ in found):
-            raise LabError(
-                f"{table}: none of the {len(rows)} recordings in {named['audio']!r} is there, such as {found[0][2]}"
-            )
-        folders = [SPLITS.get(name.partition("/")[0].lower(), "") for _, _, _, name in found]
-        folders = folders if all(folders) else [""] * len(found)
-        for entry, folder in zip(found, folders):
-            own = split_name(entry[0][named["split"]]) if "split" in named else split or folder
+        named, found, unusable = listed(tables[split], root, columns or {})
+        left_out.setdefault("" if "split" in named else split, []).extend(unusable)
+        for entry, folder in zip(found, _folders([entry.name for entry in found])):
+            own = split_name(entry.row[named["split"]]) if "split" in named else split or folder
             entries.setdefault(own, []).append(entry)
     name = path.resolve().name if path.is_dir() else path.stem
-    return Corpus(name=name, version="", language=language, splits=settle(clips(entries), splits, limit, path))
+    made, again = clips(entries)
+    for split in left_out:
+        made.setdefault(split, [])
+    made, left_out = settle(made, joined(left_out, again), splits, limit, path)
+    return Corpus(name=name, version="", language=language, splits=made, left_out=left_out)
+
+
+def listed(
+    path: Path, root: Path, columns: dict[str, str], recordings: Recordings | None = None
+) -> tuple[dict[str, str], list[Entry], list[LeftOut]]:
+    """Which columns of the table `path` hold what, its rows, and those that cannot be used.
+
+    `root` is the corpus' folder; `recordings` are by default looked for beside the table. Raises LabError where no row
+    can be used, or no recording is there.
+    """
+    table = parsing.parse(path, partial(match, given=columns, where=path))
+    left_out, entries = [*table.left_out], []
+    recordings = recordings or Recordings(path.parent)
+    for place, row in table.rows:
+        if not (cell := row[table.named["audio"]].strip()):
+            left_out.append((place, "no name of a recording", row[table.named["text"]]))
+            continue
+        file, written = recordings.find(cell)
+        name = str(PurePosixPath(written)).removeprefix(f"{root}/")
+        entries.append(Entry(row, table.named, file, name, place))
+    if not entries:
+        what = "none of its rows can be used" if left_out else "it has no rows; fill it, or take it away"
+        raise LabError(f"{path}: {what}{unused({'': left_out})}")
+    if not any(os.path.isfile(entry.file) for entry in entries):
+        raise LabError(
+            f"{path}: none of the {len(entries)} recordings in {table.named['audio']!r} is there, such as "
+            f"{entries[0].file}"
+        )
+    return table.named, entries, left_out
 
 
 def holds(path: Path) -> bool:
     """Whether `path` is a table, or a folder with tables or with sound that is no Common Voice release."""
     if path.is_file():
-        return path.suffix.lower() in KINDS
+        return path.suffix.lower() in ALONE
     for tsv in path.glob("*.tsv"):
-        with open(tsv, encoding="utf-8", errors="replace") as file:
-            if {"client_id", "path"} <= set(file.readline().rstrip("\n").split("\t")) and (path / "clips").is_dir():
-                return False
-    return bool(_listed(path)) or any(p.suffix.lower() in SOUND for at in ("*", "*/*") for p in path.glob(at))
+        if {"client_id", "path"} <= set(parsing.header(tsv)) and (path / "clips").is_dir():
+            return False
+    known = SOUND | set(SHEETS)
+    return bool(_listed(path)) or any(p.suffix.lower() in known for at in ("*", "*/*") for p in path.glob(at))
 
 
-def _listed(folder: Path) -> list[Path]:
-    """Tables directly in `folder`; JSON files hold much else, so only those named for a split."""
-    found = (p for p in folder.iterdir() if p.suffix.lower() in KINDS and p.is_file()) if folder.is_dir() else ()
-    found = [p for p in sorted(found) if p.suffix.lower() != ".json" or _split_of(p)]
-    inner = (p for name in ("metadata.csv", "metadata.tsv", "metadata.jsonl") for p in folder.glob(f"*/{name}"))
-    return found + sorted(p for p in inner if p.parent.name.lower() in SPLITS)
+def _listed(folder: Path) -> list[tuple[str, Path]]:
+    """Tables directly in `folder` and in folders of splits, in it or in a folder there, each with its split or "".
+
+    JSON files hold much else, so only those named for a split count.
+    """
+    if not folder.is_dir():
+        return []
+    found = [(_split_of(p), p) for p in sorted(folder.iterdir()) if p.suffix.lower() in KINDS and p.is_file()]
+    found = [(split, p) for split, p in found if split or p.suffix.lower() != ".json"]
+    for above in [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]:
+        named = sorted(name for name in os.listdir(above) if name.lower() in SPLITS and (above / name).is_dir())
+        for name in named:
+            inner = sorted(p for p in (above / name).iterdir() if p.suffix.lower() in KINDS - {".json"})
+            inner = [p for p in inner if p.stem == "metadata"] or inner
+            found += [(SPLITS[name.lower()], p) for p in inner]
+    return found
 
 
 def _split_of(table: Path) -> str:
@@ -87,85 +124,35 @@ def _tables(path: Path) -> dict[str, Path]:
     """The table of each split; "" is the split of the only one, if it is named for none."""
     if path.is_file():
         return {_split_of(path): path}
-    listed = _listed(path)
-    if not listed:
+    found = _listed(path) or [("", p) for p in sorted(path.iterdir()) if p.suffix.lower() in KINDS]
+    if not found:
+        sheets = [p.name for p in sorted(path.iterdir()) if p.suffix.lower() in SHEETS]
         raise LabError(
+            f"{path} holds no table that can be parsed: open {sheets[0]} and save it as CSV (UTF-8)" if sheets else
             f"{path} holds no table: put a metadata.csv there with the columns file_name (a recording's path) and text"
-        )
+        )  # fmt: skip
     named: dict[str, Path] = {}
-    for table in listed:
-        split = _split_of(table)
+    for split, table in found:
         if split in named and split:
-            raise LabError(f"{path} has two tables for {split}, {named[split].name} and {table.name}; name one of them")
+            names = " and ".join(str(one.relative_to(path)) for one in (named[split], table))
+            raise LabError(f"{path} has two tables for {split}, {names}; name one of them")
         named[split or table.stem] = table
     if any(split in USUAL for split in named):
         return named
-    if len(listed) > 1 and "metadata" not in named:
-        names = ", ".join(table.name for table in listed)
+    if len(found) > 1 and "metadata" not in named:
+        names = ", ".join(table.name for _, table in found)
         raise LabError(f"{path} has several tables, none named for a split ({names}); name one of them")
-    return {"": named.get("metadata", listed[0])}
+    return {"": named.get("metadata", found[0][1])}
 
 
-def _rows(table: Path) -> list[Row]:
-    try:
-        content = table.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LabError(f"{table} is not UTF-8 (byte {error.start}); save it again as UTF-8") from error
-    rows = _json_rows(table, content) if table.suffix.lower() in (".jsonl", ".json") else _cells(table, content)
-    if not rows:
-        raise LabError(f"{table} has no rows")
-    return rows
-
-
-def _json_rows(table: Path, content: str) -> list[Row]:
-    """Of one JSON object a line, or of a JSON list of them. The first row has every key."""
-    lines = [content] if content.lstrip().startswith("[") else content.split("\n")
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            value = json.loads(line) if line.strip() else []
-        except json.JSONDecodeError as error:
-            raise LabError(f"{table}, line {number} is no JSON: {error.msg} at character {error.pos}") from error
-        rows += value if isinstance(value, list) else [value]
-    if not all(isinstance(row, dict) for row in rows):
-        raise LabError(f'{table}: every line has to be a JSON object, such as {{"audio": …, "text": …}}')
-    keys = dict.fromkeys(key for row in rows for key in row)
-    return [{key: "" if row.get(key) is None else str(row[key]) for key in keys} for row in rows]
-
-
-def _cells(table: Path, content: str) -> list[Row]:
-    head = content.partition("\n")[0]
-    delimiter = "\t" if table.suffix.lower() == ".tsv" else max(",;\t", key=head.count)  # Excel's Swedish CSV has ;
-    quoted = delimiter != "\t" or _is_quoted(content)
-    options = {"strict": True} if quoted else {"quoting": csv.QUOTE_NONE}
-    rows, reader = [], csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, **options)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        for cells in reader:
-            if cells and len(cells) != len(header):
-                raise LabError(f"{table}, line {reader.line_num}: {len(cells)} cells, but {len(header)} columns")
-            rows += [dict(zip(header, cells))] if cells else []
-    except csv.Error as error:
-        raise LabError(f"{table}, line {reader.line_num}: {error}") from error
-    return rows
-
-
-def _is_quoted(content: str) -> bool:
-    """Whether a TSV is quoted: its header is, or quotation marks are doubled inside quoted cells and nowhere else."""
-    if content.startswith('"'):
-        return True
-    opened = [cell for line in content.split("\n") for cell in line.split("\t") if cell.startswith('"')]
-    whole = all(re.fullmatch(r'"(?:[^"]|"")*"', cell) for cell in opened)
-    return whole and any('""' in cell[1:-1] for cell in opened)
-
-
-def _recording(table: Path, root: Path, number: int, cell: str) -> tuple[Path, str]:
-    """The file that a cell names, and its name within `root`; where it is nowhere, where it would be looked for first.
-
-    Looked for in the table's folder, and in clips/ and audio/ there.
-    """
-    if not cell.strip():
-        raise LabError(f"{table}, row {number}: the name of the recording is empty")
-    places = [table.parent / folder / cell.strip() for folder in ("", "clips", "audio")]
-    file = next((place for place in places if place.is_file()), places[0])
-    return file, (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
+def _folders(names: list[str]) -> list[str]:
+    """The split of each recording by the folders it is in; "" for all, where they do not tell train from others."""
+    first = [SPLITS.get(name.partition("/")[0].lower(), "") for name in names]
+    if all(first):
+        return first
+    if any(name.startswith("/") for name in names):  # folders above all of them say nothing
+        above = os.path.commonpath([os.path.dirname(name) for name in names if name.startswith("/")])
+        names = [name.removeprefix(above) for name in names]
+    inside = [{SPLITS[part] for part in name.lower().split("/")[:-1] if part in SPLITS} for name in names]
+    found = [one.pop() if len(one) == 1 else "" for one in inside]
+    return found if "train" in found and len({*found} - {""}) > 1 else [""] * len(found)

@@ -1,16 +1,18 @@
-"""Sound inside Parquet files → files of their own on this disk, once, beside a listing of what else the rows say."""
+"""Sound inside Parquet and Arrow files → files of their own on this disk, once, beside a list of other columns."""
 
 import json
 import os
 import shutil
 import tempfile
 import time
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import pyarrow
 import pyarrow.parquet
 
 from .. import LabError, files
+from . import drawing
 from .rows import match
 
 ROWS = 32  # clips in memory at a time
@@ -30,9 +32,26 @@ def suffix(sound: bytes) -> str:
     return known or (".mp3" if len(sound) > 1 and sound[0] == 0xFF and sound[1] & 0xE0 == 0xE0 else "")
 
 
+def saved(folder: Path) -> dict[str, list[str]]:
+    """The Arrow files of each split of what Dataset.save_to_disk or DatasetDict.save_to_disk wrote; none elsewhere."""
+    if (folder / "dataset_dict.json").is_file():
+        parts = {split: folder / split for split in files.read_json(folder / "dataset_dict.json")["splits"]}
+    elif (folder / "state.json").is_file():
+        parts = {drawing.SPLITS.get(str(files.read_json(folder / "state.json").get("_split")), "train"): folder}
+    else:
+        return {}
+    states = {split: part / "state.json" for split, part in parts.items()}
+    listed = {split: files.read_json(place).get("_data_files") for split, place in states.items() if place.is_file()}
+    return {
+        drawing.split_name(split): [str(parts[split] / file["filename"]) for file in found]
+        for split, found in listed.items()
+        if found
+    }
+
+
 def written(address: str, into: Path, left: int | None, columns: dict[str, str], name: str, progress) -> Path:
-    """The folder within `into` with the sound and listing of the Parquet file at `address` (a path, or hf://…), or of
-    its first rows if there are more than `left`; whole or not there, and made if it is not.
+    """The folder within `into` with the sound and listing of the Parquet or Arrow file at `address` (a path, or
+    hf://…), or of its first rows if there are more than `left`; whole or not there, and made if it is not.
 
     The listing has a JSON object a clip: "file" (its name there), "name" (the one it came with), "row" (other columns).
     `name` is for errors; `progress(clips)` is called on the way. Raises LabError where sound or text are missing.
@@ -51,9 +70,10 @@ def written(address: str, into: Path, left: int | None, columns: dict[str, str],
     try:
         try:
             with _opened(address) as file:
-                place = whole if _write(file, beside, left, columns, name, progress) else part
+                batches = _of_arrow if address.endswith(".arrow") else _of_parquet
+                place = whole if _write(*batches(file), beside, left, columns, name, progress) else part
         except pyarrow.ArrowInvalid as error:
-            raise LabError(f"{address} is damaged, or no Parquet file ({error})") from error
+            raise LabError(f"{address} is damaged, or no Parquet or Arrow file ({error})") from error
         beside.chmod(0o755)  # mkdtemp's are the owner's alone
         try:
             os.rename(beside, place)
@@ -73,10 +93,26 @@ def _opened(address: str):
     return HfFileSystem().open(address, "rb")
 
 
-def _write(file, folder: Path, left: int | None, columns: dict[str, str], where: str, progress) -> bool:
-    """Sound and listing of a Parquet file into `folder`; False if there are more rows than `left`."""
+def _of_parquet(file):
+    """The schema of a Parquet file, and what gives its rows in batches with the columns that it is called with."""
     parquet = pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
-    schema = parquet.schema_arrow
+    return parquet.schema_arrow, partial(parquet.iter_batches, ROWS)
+
+
+def _of_arrow(file):
+    """The same of a stream of Arrow, as `datasets` writes it to a disk."""
+    stream = pyarrow.ipc.open_stream(file)
+
+    def batches(columns: list[str]):
+        for batch in stream:
+            chosen = batch.select(columns)
+            yield from (chosen.slice(at, ROWS) for at in range(0, chosen.num_rows, ROWS))
+
+    return stream.schema, batches
+
+
+def _write(schema, batches, folder: Path, left: int | None, columns: dict[str, str], where: str, progress) -> bool:
+    """Sound and listing of a file's batches into `folder`; False if there are more rows than `left`."""
     features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     kinds = {field.name: (features.get(field.name) or {}).get("_type") for field in schema}
     audio = _audio_column(schema, kinds, columns, where)
@@ -85,7 +121,7 @@ def _write(file, folder: Path, left: int | None, columns: dict[str, str], where:
     labels = {name: features[name]["names"] for name in light if kinds[name] == "ClassLabel"}
     count = 0
     with open(folder / LISTING, "w", encoding="utf-8") as listing:
-        for batch in parquet.iter_batches(ROWS, columns=[*light, audio]):
+        for batch in batches(columns=[*light, audio]):
             for row in batch.to_pylist():
                 if count == left:
                     return False

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import files
+from ..corpora.corpus import Clip
 from ..speech import audio
 from ..text import normalise, units, unspaced
 from . import breakdown, scoring
@@ -30,7 +31,7 @@ def write(
     clips: Sequence[dict],
     hypotheses: dict[str, Sequence[str]],
     facts: dict[str, str] | None = None,
-    sound: Callable[[str], Path | None] | None = None,
+    sound: Callable[[str], Clip | None] | None = None,
     language: str = "",
 ) -> None:
     """Write the report of one split to `path`, a file like report.html.
@@ -38,7 +39,7 @@ def write(
     `clips` are rows of the split, in any order: id and sentence, and where the corpus tells seconds, client_id, age,
     gender, accents. `hypotheses` are the texts of each system in the order of `clips`, by the name to show; the page is
     about the first, the others (the untuned model, say) stand beside it. `facts` are said at the top ({"model": …}).
-    `sound` gives the file of a clip by its id, or None; the worst clips are embedded. `language` is the locale, where
+    `sound` gives the corpus' clip with an id, or None; the worst clips are embedded. `language` is the locale, where
     it is known. Raises ValueError where there is no word to score or the numbers of texts and clips differ.
     """
     references = [clip["sentence"] for clip in clips]
@@ -127,18 +128,19 @@ def errors(steps: list[tuple[str, str, str]]) -> int:
     return sum(kind != "equal" for kind, _, _ in steps)
 
 
-def embedded(path: Path | None) -> str | None:
-    """A data: address of a sound file that browsers play; None where it cannot be read. Others become MP3 at 16 kHz."""
+def embedded(clip: Clip | None) -> str | None:
+    """A data: address of a clip's file if browsers play it, else of an MP3 at 16 kHz; None where it cannot be read."""
     import soundfile
 
-    if path is None:
+    if clip is None:
         return None
     try:
-        raw = Path(path).read_bytes()
+        raw = b"" if clip.part else Path(clip.path).read_bytes()
         kind = next((k for k, sign in SIGNS.items() if raw.startswith(sign)), None)
         if kind is None or len(raw) > LARGEST:
             made = io.BytesIO()
-            soundfile.write(made, audio.read(path), audio.SAMPLE_RATE, format="MP3")
+            samples = audio.read(clip.path, start=clip.start, end=clip.end)
+            soundfile.write(made, samples, audio.SAMPLE_RATE, format="MP3")
             kind, raw = "audio/mpeg", made.getvalue()
     except (OSError, audio.AudioError, soundfile.SoundFileError):
         return None

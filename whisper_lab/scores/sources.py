@@ -14,10 +14,10 @@ from ..whisper import checkpoint, languages
 TAKEN = "a run's folder or predictions.tsv, a TSV with columns id and text, or a folder of ID.txt files"
 
 
-def sounds(read: corpus.Corpus | None) -> Callable[[str], Path | None] | None:
-    """The sound file of a clip by its id."""
-    paths = {clip.id: Path(clip.path) for clips in read.splits.values() for clip in clips} if read else {}
-    return paths.get if paths else None
+def sounds(read: corpus.Corpus | None) -> Callable[[str], corpus.Clip | None] | None:
+    """The clip with an id, for its sound."""
+    found = {clip.id: clip for clips in read.splits.values() for clip in clips} if read else {}
+    return found.get if found else None
 
 
 def fitting(
@@ -57,7 +57,15 @@ def made(processor, read: corpus.Corpus, language: str | None = None) -> store.F
     folder = files.cache_folder() / "evaluated" / files.digest([store.SCHEMA_VERSION, settings])[:16]
     if not (folder / "manifest.json").is_file():
         with tqdm(total=sum(map(len, rows.values())), unit="clip", desc="Features", leave=False) as bar:
-            store.build(folder, settings, rows, features.Extract(front_end.prepared()), engine.Local(), bar.update)
+            store.build(
+                folder,
+                settings,
+                rows,
+                features.Extract(front_end.prepared()),
+                engine.Local(),
+                bar.update,
+                read.left_out,
+            )
     return store.FeatureSet(folder)
 
 

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 from .. import files
+from ..corpora import spontaneous
+from ..corpora.corpus import bundled
 from ..corpora.hub import stated_licence
 from ..whisper import checkpoint
 
@@ -32,13 +34,8 @@ def of_corpus(corpus: dict) -> str | None:
     """
     if stated := corpus.get("licence"):
         return stated.lower().replace(" ", "-")
-    known = corpus["name"] == "Common Voice" and RELEASE.fullmatch(corpus["version"])
+    known = corpus["name"] in ("Common Voice", spontaneous.NAME) and RELEASE.fullmatch(corpus["version"])
     return "cc0-1.0" if known else None
-
-
-def bundled(corpus: dict) -> bool:
-    """Whether it is the sample: synthetic voices, sentences written for this project."""
-    return (corpus["name"], corpus["version"]) == ("sample", "1.0")
 
 
 def may_be_public(corpus: dict) -> bool:

@@ -19,6 +19,7 @@ N_FFT = 400  # samples: 25 ms windows
 HOP = 160  # samples: a frame every 10 ms
 FRAMES = WINDOW_SECONDS * SAMPLE_RATE // HOP  # 3,000 frames in the full window
 SILENCE = (math.log10(1e-10) + 4) / 4  # -1.5: a frame of digital silence
+SLACK = 0.25  # seconds by which a part may be longer than its file: tables round
 RANGE = 8 / 4  # the dynamic range that Whisper keeps below the loudest frame: 8 decades of power, scaled by 1/4
 
 
@@ -118,8 +119,9 @@ class Extract:
     max_labels: int = 448  # tokens: Whisper's decoder positions
 
     def __call__(self, clip: dict) -> dict:
-        """`clip` (path, sentence, labels, seconds as the release says, and columns to keep) → the same with
-        `seconds` as decoded, `frames`, and `features`: (mels, frames) float16, little-endian, row by row.
+        """`clip` (path, sentence, labels, seconds as the release says, start and end if it is a part of the file, and
+        columns to keep) → the same with `seconds` as decoded, `frames`, and `features`: (mels, frames) float16,
+        little-endian, row by row.
 
         A clip of a split that is cleaned also has `limits`, a cleaning.Limits, and `rejected`, what it says before
         reading. Raises Rejected.
@@ -132,11 +134,14 @@ class Extract:
             raise Rejected(*clip["rejected"])
         if len(clip["labels"]) > self.max_labels:
             raise Rejected(f"more than {self.max_labels} tokens", f"{len(clip['labels'])} tokens")
+        start, end = clip.get("start", 0.0), clip.get("end")
         try:
-            samples = read(clip["path"], clip["seconds"])
+            samples = read(clip["path"], None if start or end else clip["seconds"], start, end)
         except AudioError as error:
             raise Rejected(error.reason, error.detail) from error
         seconds = samples.size / SAMPLE_RATE
+        if end and end - start - seconds > SLACK:
+            raise Rejected("part that the file has not", f"{start:g} to {end:g} s; it ends at {start + seconds:.2f} s")
         if seconds > WINDOW_SECONDS:
             raise Rejected(f"longer than {WINDOW_SECONDS} s", f"{seconds:.1f} s")
         limits = clip.get("limits")

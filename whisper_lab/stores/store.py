@@ -3,7 +3,7 @@
     plan.json                       what the set is to hold, written first
     train-00000-of-00002.parquet …  CLIPS_PER_SHARD clips each; `datasets.load_dataset("parquet", …)` reads them too
     clips.parquet                   one row a clip and no features: who says what for how long, and in which shard
-    rejected.tsv                    the clips left out, and why
+    rejected.tsv                    the clips, and the rows of tables, that are left out, and why
     survey.png                      for the eye, drawn by survey.py: no part of the set, and may be missing
     manifest.json                   what the set holds, with checksums; written last: without it, there is no set
 
@@ -14,15 +14,17 @@ and its footer carries their digest and the clips that it left out, so a killed 
 import json
 import shlex
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
 from .. import LabError, files
+from ..corpora.corpus import LeftOut
 from ..speech.features import Rejected
 from . import reading
 
@@ -96,9 +98,11 @@ def build(
     extract: Callable[[dict], dict],
     runner,
     progress: Callable[[int], None] = lambda clips: None,
+    left_out: Mapping[str, list[LeftOut]] = MappingProxyType({}),
 ) -> dict:
     """Make the feature set `folder` of `splits`, or what is left to make of it, by `runner`, an engine.Local or a
-    cluster.Ray; its manifest.
+    cluster.Ray; its manifest. `left_out` are rows of the corpus that are no clips, as in corpus.Corpus: they are
+    listed and counted with the clips that are left out.
 
     The same settings and clips give the same bytes, however often the run was killed. Raises LabError where `folder`
     holds anything made with other settings, and where a split ends up without a clip.
@@ -118,7 +122,7 @@ def build(
     progress(sum(map(len, splits.values())) - sum(len(job.clips) for job in todo))
     for clips in runner.run(WriteShard(extract), todo):
         progress(clips)
-    return _publish(folder, plan, jobs)
+    return _publish(folder, plan, jobs, left_out)
 
 
 def _jobs(folder: Path, split: str, clips: list[dict], mark: str) -> list[Job]:
@@ -134,11 +138,12 @@ def _intact(folder: Path, mark: str) -> Callable[[Path], bool]:
     return lambda path: _notes(path).get("settings") == mark and known.get(path.name) in (None, files.file_digest(path))
 
 
-def _publish(folder: Path, plan: dict, jobs: dict[str, list[Job]]) -> dict:
+def _publish(folder: Path, plan: dict, jobs: dict[str, list[Job]], left_out: Mapping[str, list[LeftOut]]) -> dict:
     """Read what the shards say of themselves, and write rejected.tsv, clips.parquet and, last, manifest.json."""
-    splits, rejected, tables = {}, [], []
+    splits, tables = {}, []
+    rejected = [(split, *row) for split, rows in left_out.items() for row in rows]
     for split, shards in jobs.items():
-        entries, reasons = [], Counter()
+        entries, reasons = [], Counter(reason for _, reason, _ in left_out.get(split, ()))
         for job in shards:
             table = _clips(job.path, split)
             tables.append(table)
@@ -157,6 +162,8 @@ def _publish(folder: Path, plan: dict, jobs: dict[str, list[Job]]) -> dict:
         clips = pyarrow.concat_tables(tables, promote_options="default")  # a shard without rows has columns of nulls
         pyarrow.parquet.write_table(clips, beside, compression="zstd")
     manifest = {**plan, "splits": splits, "clips": _listed(folder / CLIPS, len(clips))}
+    if rows := left_out.get(""):
+        manifest["rejected"] = dict(sorted(Counter(reason for _, reason, _ in rows).items()))  # of no split
     files.write_json(folder / "manifest.json", manifest)
     return manifest
 

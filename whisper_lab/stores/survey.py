@@ -31,7 +31,9 @@ def report(folder: Path, manifest: dict, kept_out: dict[str, int]) -> str:
         for reason, count in entry["rejected"].items()
     ]
     lines = [f"  {verb} out of {split}: {n:,} clip{'s' * (n > 1)}, {reason}" for verb, split, reason, n in lost]
-    if any(entry["rejected"] for entry in manifest["splits"].values()):
+    unread = manifest.get("rejected", {})
+    lines += [f"  left out, of no split: {n:,} row{'s' * (n > 1)}, {reason}" for reason, n in unread.items()]
+    if unread or any(entry["rejected"] for entry in manifest["splits"].values()):
         lines.append(f"  which ones: {folder / 'rejected.tsv'}")
     head = f"\n{title}, fingerprint {corpus['fingerprint'][:16]} → {folder}"
     return "\n".join([head, table(clips, manifest["splits"]), *lines, f"  picture: {folder / 'survey.png'}"])

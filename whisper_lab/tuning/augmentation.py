@@ -15,6 +15,7 @@ import torch
 
 from .. import LabError, near
 from ..corpora import corpus, splits
+from ..corpora.corpus import Clip
 from ..speech.audio import SAMPLE_RATE, read
 from ..speech.features import HOP, FrontEnd
 from ..stores.store import FeatureSet
@@ -45,14 +46,14 @@ GAIN = (-12.0, 6.0)  # dB
 class Augmentation:
     """A row of a split → the row as it is met this time; what is not asked for stays, and the row given never changes.
 
-    Pickles. `front_end` and `sounds` (clip's id → its file) are for `perturb`, `merges` for `bpe_dropout`.
+    Pickles. `front_end` and `sounds` (clips by their ids) are for `perturb`, `merges` for `bpe_dropout`.
     """
 
     masks: bool = False
     perturb: tuple[str, ...] = ()
     bpe_dropout: float = 0.0
     front_end: FrontEnd | None = None
-    sounds: Mapping[str, str] = field(default_factory=dict, repr=False)
+    sounds: Mapping[str, Clip] = field(default_factory=dict, repr=False)
     merges: Merges | None = field(default=None, repr=False)
 
     def __call__(self, row: dict, rng: np.random.Generator, frames: int | None = None) -> dict:
@@ -78,7 +79,8 @@ class Augmentation:
         drawn = [name for name in CHANCES if name in self.perturb and rng.random() < CHANCES[name]]
         if speed == 1 and not drawn:
             return row
-        samples = at_speed(read(self.sounds[row["id"]], row["seconds"]), speed)
+        clip = self.sounds[row["id"]]
+        samples = at_speed(read(clip.path, None if clip.part else row["seconds"], clip.start, clip.end), speed)
         if "room" in drawn:
             samples = in_room(samples, impulse_response(rng.uniform(*RT60), rng.uniform(*DIRECT), rng))
         if "noise" in drawn:
@@ -131,22 +133,22 @@ def build(
     )
 
 
-def sounds(features: FeatureSet, source: str | None = None, columns: dict[str, str] | None = None) -> dict[str, str]:
-    """The file of each clip of train, by id, in the corpus that the set was made of: `source`, and what its
+def sounds(features: FeatureSet, source: str | None = None, columns: dict[str, str] | None = None) -> dict[str, Clip]:
+    """Each clip of train, by id, in the corpus that the set was made of: `source`, and what its
     `columns` are called, as corpus.read takes them.
 
     Without `source`, the sample's and a Hub dataset's are found by themselves. Raises LabError for other corpora, and
     where clips are not in `source`, say something else there, or their files are gone.
     """
     made_of = features.manifest["corpus"]
-    if source is None and made_of["name"] == "sample":
+    if source is None and corpus.bundled(made_of):
         source = "sample"
     elif source is None and "/" in made_of["name"]:
         source = f"hub:{made_of['name']}@{made_of['version']}"
     elif source is None:
         raise LabError(
             f"--perturb needs the sound of {' '.join(filter(None, (made_of['name'], made_of['version'])))}; say where "
-            "it is: --audio SOURCE, as feature-pipeline.py was given it with --corpus"
+            "it is: --audio SOURCE, as feature-pipeline.py was given it with --corpus, and its --columns"
         )
     wanted = splits.needed(features.splits, features.manifest["train_splits"])  # as the set was made: ids depend on it
     found = corpus.read(source, made_of["language"], wanted, None, columns)
@@ -159,7 +161,7 @@ def sounds(features: FeatureSet, source: str | None = None, columns: dict[str, s
             f"{source}: {len(lacking)} of the {len(sentences)} clips of train are {'not in it' if other else 'gone'}, "
             f"such as {lacking[0]}; --audio takes the corpus that the features were made of, or leave --perturb out"
         )
-    return {id: clips[id].path for id in sentences}
+    return {id: clips[id] for id in sentences}
 
 
 def mask(log_mel: np.ndarray, frames: int, rng: np.random.Generator) -> np.ndarray:

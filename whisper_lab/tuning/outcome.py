@@ -48,18 +48,20 @@ def write(run) -> None:
     files.write_json(run.folder / "metrics.json", metrics)
 
 
-def sounds(audio: str | None, features: FeatureSet) -> Callable[[str], Path | None] | None:
-    """The file of a clip of test by its id, for the report: in the corpus that --audio names, or in the sample.
+def sounds(
+    audio: str | None, features: FeatureSet, columns: dict[str, str] | None = None
+) -> Callable[[str], corpus.Clip | None] | None:
+    """A clip of test by its id, for the report: in the corpus that --audio names (and its --columns), or in the sample.
 
     Raises LabError where `audio` names none, or one without these clips: before the training, not after it.
     """
     found = features.manifest["corpus"]
-    source = audio or ("sample" if found["name"] == "sample" else None)
+    source = audio or ("sample" if corpus.bundled(found) else None)
     if not source:
         return None
-    sound = sources.sounds(corpus.read(source, found["language"], ["test"]))
+    sound = sources.sounds(corpus.read(source, found["language"], ["test"], columns=columns))
     ids = features.clips("test")["id"].to_pylist()
-    absent = [id for id in ids if not (sound(id) and sound(id).is_file())]
+    absent = [id for id in ids if not (sound(id) and Path(sound(id).path).is_file())]
     if audio and absent:
         said = f"{audio}: {len(absent):,} of the {len(ids):,} clips of test are not in it, such as {absent[0]}"
         if len(absent) == len(ids):

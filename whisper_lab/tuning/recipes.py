@@ -15,6 +15,7 @@ class Options:
     features: str = "features/sample"
     stream: bool = False
     audio: str | None = None
+    columns: tuple[str, ...] = ()
     model: str = "sample"
     output: str | None = None
     registry: str | None = None
@@ -42,6 +43,11 @@ class Options:
     blend: str | float = "auto"
     report_to: tuple[str, ...] = ("tensorboard",)
     seed: int = 1
+
+    @property
+    def named_columns(self) -> dict[str, str]:
+        """Of `columns`, KEY=NAME, as corpus.read takes them."""
+        return dict(pair.split("=", 1) for pair in self.columns)
 
     def command_line(self, *more: str) -> str:
         """The command that has these options, without --resume, with `more` at its end; under torchrun, by torchrun."""

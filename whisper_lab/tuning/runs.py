@@ -77,10 +77,11 @@ class Run:
             self.recipe.perturb,
             self.recipe.bpe_dropout,
             options.audio,
+            options.named_columns,
         )
         self._prepare()
         if processes.first():
-            self.sounds = outcome.sounds(options.audio, features)
+            self.sounds = outcome.sounds(options.audio, features, options.named_columns)
             folders.check_length(self.folder, self.plan, options)
             self.begun = not folders.claim(self.folder, self.plan)  # after all that may be refused
         processes.together()

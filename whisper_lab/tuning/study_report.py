@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from .. import files
+from ..corpora.corpus import bundled
 from ..scores import scoring
 from ..scores.scoring import Score
 from . import study_picture
@@ -125,7 +126,7 @@ def limits(study: dict) -> list[str]:
         "What holds on other speech, for other models, or for longer: this is one corpus, one model and one budget of "
         f"{start['steps']:,} steps, and an optimiser that begins slowly may end well.",
     ]
-    if study["corpus"]["name"] == "sample":
+    if bundled(study["corpus"]):
         said.append("How good the Swedish is: the sample's voices are synthetic.")
     if untried:
         said.append(
