@@ -19,12 +19,13 @@ with contextlib.suppress(ValueError):  # Ctrl-C works as in a terminal, even whe
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-LONGEST = ("test_training.py", "test_pages.py", "test_transcription.py", "test_machines.py", "test_store.py")
+LONGEST = "pages training study transcription cluster machines commands store live any_whisper film_page".split()
 
 
 def pytest_collection_modifyitems(items):
     """The longest files first, or one process would be left with the last of them while the others have nothing."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    place = {f"test_{name}.py": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from conftest import script
+from conftest import inside
 
 from whisper_lab import LabError, files
 from whisper_lab.scores import scoring
@@ -256,7 +256,7 @@ def test_where_words_cannot_be_counted_a_study_goes_by_characters(tmp_path):
 def features(tmp_path_factory):
     """The sample's first 4 clips of each split."""
     folder = tmp_path_factory.mktemp("features") / "small"
-    script("feature-pipeline.py", "--store", folder, "--limit", "4", cwd=folder.parent)
+    inside("feature-pipeline.py", "--store", folder, "--limit", "4", cwd=folder.parent)
     return folder
 
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, script
+from conftest import ROOT, inside, script
 
 from whisper_lab import LabError, command, files
 from whisper_lab.scores import scoring
@@ -146,7 +146,7 @@ def test_a_stopped_run_resumes_to_the_same_losses(whole, features, tiny, tmp_pat
         checkpoint.load_model(str(last))
     else:
         again = [*typed, "--resume"]  # is still taken
-    done = script("training-pipeline.py", *again[2:], cwd=tmp_path)
+    done = inside("training-pipeline.py", *again[2:], cwd=tmp_path)
     assert f"Going on from {last.name} of 12 steps, in {folder}.\n" in done.stdout
     assert losses(folder) == losses(whole[0])
     assert (folder / "model.safetensors").read_bytes() == (whole[0] / "model.safetensors").read_bytes()
@@ -155,9 +155,9 @@ def test_a_stopped_run_resumes_to_the_same_losses(whole, features, tiny, tmp_pat
 def test_a_finished_run_is_shown_again_and_another_run_refused(whole, features, tiny):
     folder, printed = whole
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    again = script("training-pipeline.py", *arguments(features, tiny, folder), cwd=folder.parent)
+    again = inside("training-pipeline.py", *arguments(features, tiny, folder), cwd=folder.parent)
     assert "finished" in again.stdout and re.search("test .*", printed).group() in again.stdout
-    other = script(
+    other = inside(
         "training-pipeline.py", *arguments(features, tiny, folder), "--seed", "7", cwd=folder.parent, check=False
     )
     assert (
@@ -361,7 +361,7 @@ def test_features_for_another_model_are_refused(features, tiny, tmp_path, proces
     checkpoint.save_processor(WhisperProcessor(WhisperFeatureExtractor(feature_size=128), processor.tokenizer), turbo)
     with pytest.raises(LabError, match="holds 80 mels.*takes 128.*feature-pipeline.py --model"):
         make_run(features, turbo, tmp_path / "x")
-    script("feature-pipeline.py", "--model", turbo, "--store", tmp_path / "wide", "--limit", "2", cwd=tmp_path)
+    inside("feature-pipeline.py", "--model", turbo, "--store", tmp_path / "wide", "--limit", "2", cwd=tmp_path)
     assert store.FeatureSet(tmp_path / "wide").split("train")[0]["features"].shape[0] == 128
     with pytest.raises(LabError, match="holds 128 mels"):
         make_run(tmp_path / "wide", tiny, tmp_path / "x")
