@@ -146,6 +146,29 @@ def test_all_that_is_in_a_file_or_a_word_about_it(whole, tmp_path, name, capfd):
     assert not capfd.readouterr().err  # of libmpg123, of FFmpeg
 
 
+@pytest.mark.parametrize(
+    "name, codec", [("a.mp3", "libmp3lame"), ("a.flac", "flac"), ("a.mkv", "flac"), ("a.wma", "aac")]
+)
+def test_a_cover_is_no_film(tmp_path, name, codec):
+    sound = record(tmp_path / f"plain {name}", chirp(LENGTH, RATE), RATE, codec)
+    with av.open(str(sound)) as plain, av.open(str(tmp_path / name), "w") as container:
+        copy = container.add_stream_from_template(plain.streams.audio[0])
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width = cover.height = 64
+        cover.pix_fmt, cover.disposition = "yuvj420p", av.stream.Disposition.attached_pic
+        picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 99, np.uint8), "rgb24")
+        container.mux([*cover.encode(picture), *cover.encode(None)])
+        for packet in plain.demux():
+            if packet.dts is not None:
+                packet.stream = copy
+                container.mux(packet)
+    with av.open(str(tmp_path / name)) as container:
+        assert len(container.streams) == 2
+    samples, damage = heard(tmp_path / name)
+    wanted = decoded_by_ffmpeg((tmp_path / name).read_bytes())
+    assert not damage and abs(samples.size - wanted.size) <= 800 and not unlike(samples, wanted)
+
+
 def test_lengths_that_headers_get_wrong(whole, tmp_path):
     """Sound of 3.1 s, whatever is said about it, and no word of damage."""
     mp3, flac, wav, ogg = (whole[name] for name in ("layer3.mp3", "x.flac", "numbers.wav", "opus.ogg"))

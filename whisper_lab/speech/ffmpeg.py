@@ -19,6 +19,7 @@ LONGEST_GAP_SECONDS = 3_600  # of all gaps together: more is a broken clock
 EXACT = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "asf", "flv")  # containers whose timestamps hold after a seek
 TABLED = EXACT[0]  # the container that lists every packet, so that its length is a count
 TRIES = 100  # in a row
+ATTACHED = 1024  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC: a cover, as a stream of one picture
 
 
 class _File(io.FileIO):
@@ -126,6 +127,7 @@ def _by_ffmpeg(container, stream, found: Framing, damage: list[Damage], begin: i
                 yield rate, samples[skip:]
         return
     clock, first, leading, silent = float(begin), True, 0, 0.0
+    pictured = any(one.type == "video" and not one.disposition & ATTACHED for one in container.streams)
 
     def note(reason: str, detail: str) -> None:
         if not (first and begin):  # after a seek, the first packets may lean on what was not decoded
@@ -145,7 +147,7 @@ def _by_ffmpeg(container, stream, found: Framing, damage: list[Damage], begin: i
             return
         if first and late < 0:
             samples = samples[round(-late * rate) :]
-        elif first and late < JITTER_SECONDS and len(container.streams) == 1:
+        elif first and late < JITTER_SECONDS and not pictured:
             zero += late  # a codec's delay, and no picture that the sound would have to wait for
         elif (0 if first else JITTER_SECONDS) < late <= LONGEST_GAP_SECONDS - silent:
             if not first:
