@@ -146,7 +146,7 @@ def test_a_stopped_run_resumes_to_the_same_losses(whole, features, tiny, tmp_pat
         checkpoint.load_model(str(last))
     else:
         again = [*typed, "--resume"]  # is still taken
-    done = inside("training-pipeline.py", *again[2:], cwd=tmp_path)
+    done = script("training-pipeline.py", *again[2:], cwd=tmp_path)  # in a process as fresh as that of `whole`
     assert f"Going on from {last.name} of 12 steps, in {folder}.\n" in done.stdout
     assert losses(folder) == losses(whole[0])
     assert (folder / "model.safetensors").read_bytes() == (whole[0] / "model.safetensors").read_bytes()

@@ -20,11 +20,12 @@ def wav(data) -> Framing:
             counted = kind in (1, 3) or kind == 0xFFFE and data[at + 32 : at + 33] in (b"\1", b"\3")
         at = _next_chunk(data, at)
     length, there, end = int.from_bytes(data[at + 4 : at + 8], "little"), size - at - 8, _next_chunk(data, at)
-    unknown = length == 0 or length >= 0x7FFF_0000
+    closed = abs(8 + int.from_bytes(data[4:8], "little") - size) <= 1
+    unknown = there < length >= 0x7FFF_0000 or length == 0 < there and not closed
     while end + 8 <= size and data[end : end + 4] != b"RIFF" and data[end : end + 4].strip().isalnum():
         end = _next_chunk(data, end)
     framing.behind = size - end if data[end : end + 4] == b"RIFF" else 0  # another file that was joined
-    framing.unclosed = unknown and length > there or not framing.behind and not is_padding(data, end)
+    framing.unclosed = unknown or not framing.behind and not is_padding(data, end)
     framing.plain = counted and not framing.unclosed and not framing.behind
     if counted and speed:
         framing.seconds = (there if framing.unclosed else min(length, there)) / speed
