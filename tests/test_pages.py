@@ -25,7 +25,7 @@ from browser import GREEDY, PHONE, base, clips, fill, fits, heard, lines, result
 from conftest import ROOT
 from playwright.sync_api import expect
 
-from whisper_lab.serving import captions, live, selfcheck
+from whisper_lab.serving import captions, live, selfcheck, views
 from whisper_lab.serving.texts import ENGLISH, ERRORS, SWEDISH
 from whisper_lab.serving.transcription import Transcriber
 from whisper_lab.speech import audio
@@ -308,6 +308,20 @@ def test_labels_and_mistakes_are_in_the_visitors_language(visit, sounds, locale,
     too_long = here["too_long"].format(minutes=MINUTES + 50 / 60, limit=MINUTES)
     expect(visitor.locator("#status .lab-error")).to_have_text(too_long)
     assert not visitor.locator(".lab-result").count()
+    damaged = sounds.one.with_name("damaged.mp3")
+    whole = sounds.one.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2] + bytes(400) + whole[len(whole) // 2 + 400 :])
+    upload(visitor, damaged)
+    expect(visitor.locator(".lab-text")).to_have_text(lines(heard(damaged)))
+    (where,) = damage_in(damaged)
+    expect(visitor.locator("#status .lab-status")).to_have_text(here["damaged"].format(places=views.clock(where.at)))
+    shot(visitor, f"damaged-{locale}")
+
+
+def damage_in(path) -> list[audio.Damage]:
+    damage: list[audio.Damage] = []
+    list(audio.blocks(path, damage=damage))
+    return damage
 
 
 def test_a_phone_shows_everything_without_scrolling_sideways(visit):
@@ -514,6 +528,11 @@ def test_programs_may_ask_under_stable_names(page, sounds):
     path, sentence = selfcheck.example()
     assert facts["expected"] == sentence and facts["clip"]["rate"] == audio.describe(path).rate and facts["wer"] > 0
     assert facts["versions"]["gradio"] and facts["weights"] == base().facts()["weights"] and facts["last"] is None
+    assert "damage" not in transcript
+    cut = sounds.one.with_name("cut.wav")
+    cut.write_bytes(save(cut, clips(1)).read_bytes()[:-20_000])
+    damage = client.predict(handle_file(cut), *options, api_name="/transcribe")["damage"]
+    assert damage[0]["reason"] == "truncated" and damage[0]["detail"].endswith("s missing")
     with pytest.raises(AppError, match=re.escape(ERRORS["en"]["not audio"])):
         client.predict(handle_file(sounds.text), *options, api_name="/transcribe")
     with pytest.raises(AppError, match="takes 5"):
