@@ -183,7 +183,7 @@ def test_lengths_that_headers_get_wrong(whole, tmp_path):
         "none.flac": flac[:21] + bytes([flac[21] & 0xF0]) + bytes(4) + flac[26:],
         "zero.wav": wav[:4] + bytes(4) + wav[8:data] + bytes(4) + wav[data + 4 :],
         "largest.wav": wav[:4] + b"\xff" * 4 + wav[8:data] + b"\xff" * 4 + wav[data + 4 :],
-        "letters.wav": wav[:4] + bytes(4) + wav[8:data] + bytes(4) + b"Ring" + wav[data + 8 :],  # which could be a chunk
+        "like a chunk.wav": wav[:4] + bytes(4) + wav[8:data] + b"\0\0\0\0Ring" + wav[data + 8 :],
         "half.wav": wav[:data] + struct.pack("<I", RATE) + wav[data + 4 :],
         "no end.opus": ogg[:last] + unsealed(ogg[last:]),
         "aac.mp3": whole["x.aac"],
