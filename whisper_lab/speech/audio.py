@@ -3,6 +3,7 @@
 Decoding is `containers`'; here types are scaled, channels averaged and rates changed, by soxr.
 """
 
+import math
 import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -182,6 +183,9 @@ def _resampled(what, pieces: Iterable[tuple[int, np.ndarray]], loudest: float = 
 def _mended(recording: Recording, pieces, begin: float) -> Iterator[tuple[int, np.ndarray]]:
     """Pieces without the samples that a damaged file of floats has where its bytes were overwritten: no numbers, or
     enormous ones. Where most are such from the beginning, the file is not damaged but another kind of thing."""
+    if recording.loudest == math.inf:  # no floats
+        yield from pieces
+        return
     clock, sound = begin, False
     for rate, samples in pieces:
         if not (samples.max(initial=0) <= recording.loudest and -samples.min(initial=0) <= recording.loudest):
@@ -223,7 +227,8 @@ def _offset(mono: np.ndarray, before: float) -> float:
     """What is to be taken off a piece: a constant that a microphone adds and nobody hears, but which hides speech from
     whatever listens for it. `before` is that of the piece before."""
     found = float(mono.mean()) if mono.size else 0.0
-    return found if abs(found - before) > max(LEAST_OFFSET, mono.std() / 2) else before
+    far = abs(found - before)
+    return found if far > LEAST_OFFSET and far**2 > (mono @ mono / mono.size - found**2) / 4 else before
 
 
 def _sound(path, start: float, end: float | None, damage: list[Damage]) -> Generator:
