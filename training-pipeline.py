@@ -118,9 +118,7 @@ def main() -> int | None:
     try:
         run.complete()
     except KeyboardInterrupt:
-        if processes.first():
-            print(f"Stopped; {run.progress()}. To go on: {run.options.command_line()}")
-        return 130
+        return processes.stopped(run.progress(), run.options.command_line())
     if not processes.first():
         return None
     print(card.summary(run.folder, run.metrics, run.predictions, run.locale))

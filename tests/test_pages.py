@@ -15,6 +15,7 @@ import time
 from dataclasses import astuple
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import browser as browsers
 import httpx
@@ -315,6 +316,7 @@ def test_labels_and_mistakes_are_in_the_visitors_language(visit, sounds, locale,
     expect(visitor.locator(".lab-text")).to_have_text(lines(heard(damaged)))
     (where,) = damage_in(damaged)
     expect(visitor.locator("#status .lab-status")).to_have_text(here["damaged"].format(places=views.clock(where.at)))
+    assert quote('"damage": [') in visitor.get_attribute("a[download$='.json']", "href")
     shot(visitor, f"damaged-{locale}")
 
 

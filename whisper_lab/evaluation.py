@@ -89,8 +89,6 @@ def main() -> None:
         name: sources.fitting(name, checkpoint.load_processor(name), features, read, args.whisper_language)
         for name in args.models
     }
-    for name in args.models:  # one that is not whole is refused now, before the folder is claimed
-        checkpoint.load_model(name)
     marks = {name: sources.mark(name) for name in args.models}
     plan = {
         "split": args.split,
@@ -104,10 +102,12 @@ def main() -> None:
     def as_now(plan: dict) -> dict:  # names as they were typed
         return plan | {"models": {checkpoint.plain(name): mark for name, mark in plan.get("models", {}).items()}}
 
+    places = {name: output / f"heard-{files.digest([name, mark])[:12]}.json" for name, mark in marks.items()}
+    for name in (name for name, place in places.items() if not place.is_file()):
+        checkpoint.load_model(name)  # one that is not whole is refused now, before the folder is claimed
     files.claim(output, plan, "--output", as_now)
     heard, short = {}, len({_short(name) for name in marks}) == len(marks)
-    for name, mark in marks.items():
-        place = output / f"heard-{files.digest([name, mark])[:12]}.json"
+    for name, place in places.items():
         if not place.is_file():
             files.write_json(place, hear(name, fitting[name], args))
         heard[_short(name) if short else name] = files.read_json(place)

@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -105,14 +104,14 @@ class Reader:
             model=short(self.transcriber.name),
         )
         kept = kept | {"text": plain(segments), "decoding": decoding, "part": (start, end)}
-        yield damaged, result(segments, self.transcriber.facts(), media, took, here), kept
+        facts = self.transcriber.facts() | progress.facts()
+        yield damaged, result(segments, facts, media, took, here), kept
 
     def as_json(self, source, decoding: Decoding, start: float = 0, end: float | None = None, facts=()) -> dict:
         """The transcript as `captions` writes it, with its text in one piece and what it was made with."""
         progress = Progress()
         found = list(self.transcriber.segments(source, decoding, True, start, end, progress))
-        about = {**dict(facts), "text": plain(found), **self.transcriber.facts()}
-        about |= {"damage": [asdict(one) for one in progress.damage]} if progress.damage else {}
+        about = {**dict(facts), "text": plain(found), **self.transcriber.facts(), **progress.facts()}
         return json.loads(captions.write(found, "json", about))
 
     def check_length(self, source, start: float, end: float | None, limit: float | None = None) -> None:

@@ -5,11 +5,9 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from .. import LabError, command, files
-from ..speech import audio
 from ..whisper import checkpoint
 from . import captions
 
@@ -146,6 +144,7 @@ def transcribe(
     reader, options, source, title: str, start: float = 0, end: float | None = None, facts: dict | None = None
 ) -> None:
     """Print the transcript of the file `source`, or write it into --output-dir, with a bar on the way."""
+    from ..speech import audio
     from .transcription import Progress
 
     progress, found = Progress(), []
@@ -156,11 +155,10 @@ def transcribe(
             if progress.total:
                 move(progress.done / progress.total)
     named = os.fsencode(source).decode("utf-8", "replace")  # a name may be in another encoding
-    about = {**(facts or {"source": named}), **reader.facts()}
     if progress.damage:
         where = f"{progress.damage[0].reason} ({audio.described(progress.damage)})"
         print(f"{named}: {where}; the rest is transcribed", file=sys.stderr)
-        about["damage"] = [asdict(one) for one in progress.damage]
+    about = {**(facts or {"source": named}), **reader.facts(), **progress.facts()}
     text = captions.write(found, options.format, about)
     if options.output_dir is None:
         sys.stdout.write(text)

@@ -8,7 +8,7 @@ is still to be read. A model that learnt short windows is given windows as short
 import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -39,6 +39,10 @@ class Progress:
     done: float = 0
     total: float | None = None
     damage: list[audio.Damage] = field(default_factory=list)
+
+    def facts(self) -> dict:
+        """What a transcript as JSON says of the damage; nothing where there is none."""
+        return {"damage": [asdict(one) for one in self.damage]} if self.damage else {}
 
 
 class Transcriber:

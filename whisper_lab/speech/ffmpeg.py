@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .framing import LEAST, Framing
-from .recording import NEAR_SECONDS, AudioError, Damage, Recording, note_new, scaled
+from .recording import NEAR_SECONDS, AudioError, Damage, Recording, later, note_new, scaled
 
 JITTER_SECONDS = 0.1  # by which a container's timestamps may stray
 LONGEST_GAP_SECONDS = 3_600  # of all gaps together: more is a broken clock
@@ -46,8 +46,13 @@ class _File(io.FileIO):
 
 
 @contextmanager
-def opened_by_ffmpeg(path: str | Path, found: Framing, begin: int = 0, end: int | None = None) -> Iterator[Recording]:
-    """The file as FFmpeg opens it; of a chained Ogg, whose streams may differ, one from byte `begin` to `end`."""
+def opened_by_ffmpeg(
+    path: str | Path, found: Framing, damage: list[Damage] | None = None, begin: int = 0, end: int | None = None
+) -> Iterator[Recording]:
+    """The file as FFmpeg opens it; of a chained Ogg, whose streams may differ, one from byte `begin` to `end`.
+
+    What is damaged is added to the list `damage`, or to a new one.
+    """
     import av
 
     with _File(path, begin, end) as file:
@@ -67,25 +72,21 @@ def opened_by_ffmpeg(path: str | Path, found: Framing, begin: int = 0, end: int 
                     other.discard = av.stream.Discard.all
             if stream.codec_context.name == "flac":  # a frame whose checksum is wrong is noise
                 stream.codec_context.options = {"err_detect": "crccheck+explode"}
-            damage = list(found.damage)
+            damage = [] if damage is None else damage
+            damage += found.damage
             pieces = partial(_by_ffmpeg, container, stream, found, damage)
             if found.links and end is None:
-                pieces = partial(_link_by_link, path, found, damage)
+                pieces = lambda begin: later(_link_by_link(path, found, damage), begin)  # noqa: E731
             yield Recording(stream.codec_context.name, found.seconds or _length(container, stream), pieces, damage)
 
 
-def _link_by_link(path, found: Framing, damage: list[Damage], begin: int) -> Generator:
+def _link_by_link(path, found: Framing, damage: list[Damage]) -> Generator:
     """Each stream of a chained Ogg by itself: FFmpeg gives up where the next one has another number of channels."""
     links = [(0, 0.0), *found.links]
     ends = [*(at for at, _ in found.links), os.path.getsize(path)]
-    skip = float(begin)
     for (first, seconds), last in zip(links, ends):
-        with opened_by_ffmpeg(path, Framing(seconds=None), first, last) as one:
-            for rate, samples in one.pieces(0):
-                past = min(round(skip * rate), len(samples))
-                skip -= past / rate
-                if past < len(samples):
-                    yield rate, samples[past:]
+        with opened_by_ffmpeg(path, Framing(seconds=None), begin=first, end=last) as one:
+            yield from one.pieces(0)
             for lost in one.damage:
                 note_new(damage, replace(lost, at=seconds + lost.at), found.seams)
 
@@ -119,12 +120,7 @@ def _by_ffmpeg(container, stream, found: Framing, damage: list[Damage], begin: i
         with suppress(av.FFmpegError):  # a second early: some codecs give nothing for the first packets
             container.seek(int((begin - 1 + zero) / stream.time_base), stream=stream)
     elif begin:
-        before = float(begin)
-        for rate, samples in _by_ffmpeg(container, stream, found, damage, 0):
-            skip = min(round(before * rate), len(samples))
-            before -= skip / rate
-            if skip < len(samples):
-                yield rate, samples[skip:]
+        yield from later(_by_ffmpeg(container, stream, found, damage, 0), begin)
         return
     clock, first, leading, silent = float(begin), True, 0, 0.0
     pictured = any(one.type == "video" and not one.disposition & ATTACHED for one in container.streams)

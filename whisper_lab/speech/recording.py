@@ -1,7 +1,7 @@
 """What every decoder of files gives: a recording, with what is damaged in it."""
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,15 @@ def note_new(damage: list[Damage], found: Damage, seams: list[float] | None = No
     """Add what was `found` to `damage`, unless that is known: as damage, or as a seam, where decoders stumble."""
     if all(abs(found.at - at) > NEAR_SECONDS for at in (*(seams or ()), *(one.at for one in damage))):
         damage.append(found)
+
+
+def later(pieces: Iterable[tuple[int, np.ndarray]], seconds: float) -> Generator[tuple[int, np.ndarray]]:
+    """`pieces` without their first `seconds`."""
+    for rate, samples in pieces:
+        past = min(round(seconds * rate), len(samples))
+        seconds -= past / rate
+        if past < len(samples):
+            yield rate, samples[past:]
 
 
 def scaled(samples: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import soundfile
 
 from .ffmpeg import opened_by_ffmpeg
 from .framing import Framing
-from .recording import Damage
+from .recording import Damage, later
 
 PIECE = 1 << 18  # samples, over all channels, that are decoded at once
 MPG123 = (b"[src/libmpg123", b"Note: ", b"Warning: ", b"\n")  # how the lines begin that libmpg123 writes to stderr
@@ -43,14 +43,8 @@ def pieces(path, file, found: Framing, damage: list[Damage], begin: int) -> Gene
             yield rate, samples
         if given >= found.seconds * rate - 1:
             return
-    with opened_by_ffmpeg(path, found) as other:
-        before, skipped = given // rate, given % rate
-        for rate, samples in other.pieces(before):
-            if len(samples) > skipped:
-                yield rate, samples[skipped:]
-            skipped = max(0, skipped - len(samples))
-            damage[:] = other.damage
-        damage[:] = other.damage
+    with opened_by_ffmpeg(path, found, damage) as other:
+        yield from later(other.pieces(given // rate), given % rate / rate)
 
 
 class _Stumbled(Exception):

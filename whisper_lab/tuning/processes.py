@@ -61,6 +61,13 @@ def in_turn(act: Callable):
     return done
 
 
+def stopped(progress: str, command: str) -> int:
+    """Say how far a run or a study has come and the `command` that goes on; Ctrl-C's exit status, for the shell."""
+    if first():
+        print(f"Stopped; {progress}. To go on: {command}")
+    return 130
+
+
 def share(split, read: Callable[[object], Hypotheses]) -> Hypotheses:
     """`read(split)`; with several processes each reads its part of the clips, and all are given the whole."""
     state = _state()

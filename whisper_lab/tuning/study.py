@@ -97,9 +97,7 @@ class Study:
             try:
                 self.train()
             except KeyboardInterrupt:
-                if processes.first():
-                    print(f"Stopped; {self.progress()}. To go on: {self.command_line()}")
-                return 130
+                return processes.stopped(self.progress(), self.command_line())
             if processes.first():
                 self.report()
                 print(study_report.summary(self.folder, self.results))

