@@ -182,7 +182,7 @@ def _resampled(what, pieces: Iterable[tuple[int, np.ndarray]], loudest: float = 
 
 def _mended(recording: Recording, pieces, begin: float) -> Iterator[tuple[int, np.ndarray]]:
     """Pieces without the samples that a damaged file of floats has where its bytes were overwritten: no numbers, or
-    enormous ones. Where most are such from the beginning, the file is not damaged but another kind of thing."""
+    enormous ones. Where most samples are such from the beginning, the file is not damaged, but holds something else."""
     if recording.loudest == math.inf:  # no floats
         yield from pieces
         return

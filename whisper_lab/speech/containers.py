@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import sndfile
 from .ffmpeg import opened_by_ffmpeg
-from .framing import Framing, survey
+from .framing import Framing, framing_of
 from .recording import AudioError, Damage, Recording
 
 
@@ -24,15 +24,16 @@ def opened(path: str | Path) -> Iterator[Recording]:
         raise AudioError(path, "empty file")
     try:
         with open(path, "rb") as file:
-            found = survey(file)
+            found = framing_of(file)
     except OSError as error:
         raise AudioError(path, "cannot be opened", error.strerror) from error
     with ExitStack() as stack:
-        yield _by_what_fits(path, found, stack)
+        yield _chosen(path, found, stack)
 
 
-def _by_what_fits(path, found: Framing, stack: ExitStack) -> Recording:
-    """By libsndfile where the count and its own agree, else by FFmpeg, or by libsndfile what FFmpeg does not know."""
+def _chosen(path, found: Framing, stack: ExitStack) -> Recording:
+    """The recording as libsndfile opens it, where the count and its own length agree; else as FFmpeg does; else, of a
+    format that FFmpeg does not know, as libsndfile does."""
     file = sndfile.opened_by_libsndfile(path, stack) if found.plain else None
     if not file or file.frames < found.seconds * file.samplerate - 1:
         try:

@@ -169,7 +169,7 @@ def _by_ffmpeg(container, stream, found: Framing, damage: list[Damage], begin: i
 
 
 def _frames(container, stream) -> Iterator:
-    """Decoded frames, None for what FFmpeg cannot decode, up to where it cannot read on, as FFmpeg does."""
+    """Decoded frames, and None for each packet that cannot be decoded, as far as FFmpeg finds packets."""
     import av
 
     tries = 0

@@ -1,23 +1,24 @@
 """What the bytes of MP3, FLAC, Ogg and WAV files say without being decoded: frames counted one by one, where they are
 damaged, and whether more than one stream is in the file.
 
-A length in a header may be missing, an estimate, or wrong; a count is none of these. Frames of MP3: ISO/IEC 11172-3,
-and the Xing header as LAME writes it. FLAC: RFC 9639. Ogg: RFC 3533. WAV: Microsoft's RIFF.
+A length in a header may be missing, an estimate, or wrong; a count is none of these.
 """
 
 import mmap
 
+from .flac import flac
 from .frames import LEAST, Framing
 from .mpeg import mpeg
-from .numbered import flac, ogg
-from .riff import other, wav
+from .ogg import ogg
+from .others import other
+from .wav import wav
 
-__all__ = ["LEAST", "Framing", "survey"]
+__all__ = ["LEAST", "Framing", "framing_of"]
 SMALL = 1 << 20  # bytes: a smaller file is copied into memory, whose bytes are quicker to look at
 
 
-def survey(file) -> Framing:
-    """The framing of an open `file`, by its first bytes, not by its name. Of other formats, no more than `missing`."""
+def framing_of(file) -> Framing:
+    """The framing of an open `file`, by its bytes, not by its name; of other formats, `missing` and `behind` alone."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         data = mapped if len(mapped) > SMALL else mapped[:]
         start = 0

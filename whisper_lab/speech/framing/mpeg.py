@@ -1,4 +1,7 @@
-"""MPEG audio, layers I to III: a frame's length follows from the second and third byte of its header."""
+"""MPEG audio, layers I to III (ISO/IEC 11172-3 and 13818-3), and the Xing header as LAME writes it.
+
+A frame's length follows from the second and third byte of its header.
+"""
 
 import struct
 from dataclasses import replace
