@@ -4,9 +4,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from whisper_lab import LabError
-from whisper_lab.whisper.batches import GROUP, Collator, Parts, WindowBatches, by_length
+from whisper_lab.whisper.batches import GROUP, Collator, Parts, WindowBatches, by_length, pieces
 from whisper_lab.whisper.windows import LENGTHS, shortest
 
 FRAMES = np.random.default_rng(0).integers(80, 900, 230).tolist()
@@ -83,17 +84,45 @@ def test_a_corpus_smaller_than_a_batch():
     assert [len(batch) for batch in batches(frames=[100, 300, 200], count=4)] == [3, 3, 3, 3]
 
 
-@pytest.mark.parametrize("pieces, processes", [(1, 1), (2, 1), (1, 2), (4, 2), (3, 5)])
-def test_the_parts_of_a_batch_are_the_batch(pieces, processes):
+@pytest.mark.parametrize("processes", [1, 2, 5])
+def test_the_parts_of_a_batch_are_the_batch(processes):
     whole = batches(count=20)
-    seen = [list(Parts(whole, pieces, processes, rank)) for rank in range(processes)]
-    assert {len(parts) for parts in seen} == {20 * pieces} == {len(Parts(whole, pieces, processes, 0))}
+    seen = [list(Parts(whole, processes, rank)) for rank in range(processes)]
+    assert {len(parts) for parts in seen} == {20} == {len(Parts(whole, processes, 0))}
     for i, batch in enumerate(whole):
-        parts = [part for one in seen for part in one[i * pieces : (i + 1) * pieces]]
+        parts = [one[i] for one in seen]
         learnt = [example for part in parts for example in part if example.learnt]
         assert sorted(learnt) == sorted(batch) and all(parts)
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
         assert all(example.window == batch[0].window for part in parts for example in part)
+
+
+@pytest.mark.parametrize("clips", [1, 7, 8, 13, 144])
+def test_the_pieces_of_a_batch_are_the_batch_and_of_few_sizes(clips):
+    for window, at_once in ((400, 600 * clips), (3_000, 600 * clips), (3_000, 100), (200, 10**6)):
+        batch = {"input_features": torch.randn(clips, 2, window), "labels": torch.randn(clips, 5)}
+        cut = pieces(batch, at_once)
+        assert all(torch.equal(torch.cat([part[name] for part in cut]), batch[name]) for name in batch)
+        sizes = [len(part["labels"]) for part in cut]
+        assert max(sizes) == 1 or max(sizes) * window <= at_once
+        assert len(set(sizes)) <= 2 and len(cut) <= 2 * -(-clips // max(1, at_once // window))
+
+
+def test_an_epoch_shows_the_model_few_shapes():
+    """Of 10,000 clips as long as Common Voice's, whose speakers are not equally fast; at little padding."""
+    rng = np.random.default_rng(1)
+    seconds = np.clip(rng.gamma(9, 3.96 / 9, 10_000), 1, 12)
+    frames, tokens = np.ceil(100 * seconds).astype(int) + 3, 4 + np.maximum(2, seconds * rng.normal(4, 0.8, 10_000))
+    for size in (8, 16, 64, 128):
+        shapes, given, longest = set(), 0, 0
+        for batch in batches(frames=frames.tolist(), batch_size=size, count=10_000 // size):
+            labels = [int(tokens[example.clips[0]]) for example in batch]
+            rows = [{"id": "", "labels": [1] * n, "features": np.zeros((1, batch[0].window), bool)} for n in labels]
+            whole = Collator(0, 1)(rows)
+            for part in pieces(whole, 600 * max(16, size)):
+                shapes.add((*part["input_features"].shape, part["labels"].shape[1]))
+            given, longest = given + whole["labels"].numel(), longest + size * max(labels)
+        assert len(shapes) <= 60 and given < 1.15 * longest
 
 
 def test_what_stands_in_is_not_learnt(processor):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from functools import partialmethod
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from conftest import ROOT
 from whisper_lab import LabError
 from whisper_lab.scores import hypotheses
 from whisper_lab.stores import publishing, store
-from whisper_lab.tuning import recipes, resuming, runs
+from whisper_lab.tuning import recipes, resuming, runs, training
 from whisper_lab.whisper import batches
 
 pytest_plugins = ["elsewhere"]
@@ -80,19 +81,115 @@ def test_two_processes_have_the_losses_of_one_with_twice_the_batch(features, tin
 
 
 def test_a_batch_that_memory_does_not_hold_is_taken_in_pieces(features, tiny, whole, tmp_path, monkeypatch, capsys):
-    def refuse(self, rows):
-        if len(rows) > 2:
+    def refuse(self, model, inputs, *rest, most=2, **more):
+        if len(inputs["input_features"]) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return collate(self, rows)
+        return compute(self, model, inputs, *rest, **more)
 
-    collate = batches.Named.__call__
-    monkeypatch.setattr(batches.Named, "__call__", refuse)
+    compute = training.Trainer.compute_loss
+    monkeypatch.setattr(training.Trainer, "compute_loss", refuse)
     assert trained(features, tiny, tmp_path / "small") == pytest.approx(whole, rel=1e-4)
     said = [line for line in capsys.readouterr().out.splitlines() if "Out of GPU memory" in line]
-    assert len(said) == 2 and "4 clips at a time" in said[0] and "2 clips at a time" in said[1]
-    monkeypatch.setattr(batches.Named, "__call__", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+    assert 1 < len(said) < 6 and "with 8 clips" in said[0] and all("half of that at a time" in line for line in said)
+    monkeypatch.setattr(training.Trainer, "compute_loss", partialmethod(refuse, most=0))
     with pytest.raises(LabError, match="one clip at a time: add --activation-checkpointing"):
         trained(features, tiny, tmp_path / "none")
+
+
+def test_a_batch_at_30_s_takes_no_more_memory_than_a_short_one(features, tiny, tmp_path, monkeypatch):
+    """What is kept for the way back is counted, at 16 clips a batch; loss and gradients are those of the whole."""
+    monkeypatch.setattr(training, "ROWS", 4)  # or logits would be most of so narrow a model
+    run, found = make_run(features, tiny, tmp_path / "run", batch_size=16), {}
+    trainer, rows = run.trainer, run.splits["train"]
+    compute = trainer.compute_loss
+    trainer.create_optimizer()
+    trainer.meter.start(0)
+    for window, at_once in ((600, None), (3_000, None), (3_000, 10**6)):
+        chosen = [i for i, frames in enumerate(rows.column("frames")) if frames <= 600][:16]
+        batch = trainer.data_collator([trainer.train_dataset[batches.Example((i,), window)] for i in chosen])
+        trainer.at_once, kept = at_once or training.SHORT * 16, []
+
+        def keep(tensor, kept=kept):
+            kept[-1] += tensor.numel() * tensor.element_size()
+            return tensor
+
+        def counted(*rest, kept=kept, keep=keep, **more):
+            kept.append(0)
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                return compute(*rest, **more)
+
+        trainer.compute_loss = counted
+        loss = trainer.training_step(trainer.model, batch, (batch["labels"] != -100).sum())
+        gradients = torch.cat([w.grad.flatten() for w in trainer.model.parameters() if w.grad is not None])
+        trainer.model.zero_grad()
+        found[window, at_once] = max(kept), float(loss), gradients
+    (short, *_), (pieces, loss, gradients), (whole, same, alike) = found.values()
+    assert pieces < 1.2 * short and whole > 3 * short
+    assert loss == pytest.approx(same, rel=1e-5)
+    torch.testing.assert_close(gradients, alike, rtol=1e-3, atol=1e-6)
+
+
+def test_compiled_layers_have_the_losses_of_plain_ones_from_two_graphs(features, tiny, tmp_path, capsys):
+    """Over 50 steps; scoring on the way goes by the plain ones."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    settings = {"max_steps": 50, "learning_rate": 0.003, "batch_size": 4}
+    found = [
+        make_run(features, tiny, tmp_path / name, compile=compiled, **settings)
+        for name, compiled in (("plain", False), ("compiled", True))
+    ]
+    for run in found:
+        run.train()
+    plain, compiled = (losses(run.trainer.state.log_history) for run in found)
+    assert compiled == pytest.approx(plain, rel=0.01) and len(plain) > 20 and plain[-1] < 0.9 * plain[0]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2 + 1  # encoder's, decoder's; to see if it works
+    assert "about a minute (--no-compile leaves it out)" in capsys.readouterr().out
+    assert found[1].model.state_dict().keys() == found[0].model.state_dict().keys()
+
+
+def test_without_a_compiler_it_goes_on_and_says_so(features, tiny, whole, tmp_path, monkeypatch, capsys):
+    torch._dynamo.reset()
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "none"),))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    assert trained(features, tiny, tmp_path / "run", compile=True) == whole
+    said = capsys.readouterr().out
+    assert said.count("torch.compile does not work here (") == 1 and "slower" in said
+
+
+class Largest(torch.utils._python_dispatch.TorchDispatchMode):
+    """Sees how many numbers the largest tensor has that is made meanwhile."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+        out = call(*args, **kwargs or {})
+        self.largest = max(self.largest, out.numel() if torch.is_tensor(out) else 0)
+        return out
+
+
+def test_the_logits_of_all_tokens_are_never_there_at_once(monkeypatch):
+    """And the loss is that of torch, with its gradients."""
+    monkeypatch.setattr(training, "ROWS", 32)
+    words, generator = torch.nn.Linear(8, 500, bias=False), torch.Generator().manual_seed(0)
+    states = torch.randn(6, 20, 8, generator=generator, requires_grad=True)
+    labels = torch.randint(500, (6, 20), generator=generator)
+    labels[:, :3] = labels[1, 7:] = -100
+    for smoothing in (0.0, 0.1):
+        with Largest() as seen:
+            training.cross_entropy(states, words, labels, smoothing).backward()
+        assert seen.largest == 32 * 500
+        found = [states.grad.clone(), words.weight.grad.clone()]
+        states.grad = words.weight.grad = None
+        logits = words(states).flatten(0, 1)
+        torch.nn.functional.cross_entropy(
+            logits, labels.flatten(), label_smoothing=smoothing, reduction="sum"
+        ).backward()
+        for ours, theirs in zip(found, (states.grad, words.weight.grad)):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        states.grad = words.weight.grad = None
+    none = training.cross_entropy(states, words, torch.full_like(labels, -100), 0.0)
+    assert float(none) == 0 and torch.isfinite(none)
 
 
 def test_scoring_that_memory_does_not_hold_is_done_with_fewer_clips(features, tiny, tmp_path, monkeypatch, capsys):

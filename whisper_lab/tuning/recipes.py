@@ -6,6 +6,8 @@ import shlex
 from dataclasses import dataclass, fields
 
 SMALL = 2_000  # clips: below, batches are halved, so that there are steps enough to learn in
+USUAL = 16  # clips a step that the learning rates are for, and the original lab's
+STEPS = 400  # that a GPU's larger batches leave at least
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Options:
     lora_targets: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     activation_checkpointing: bool | None = None
+    compile: bool | None = None
     blend: str | float = "auto"
     report_to: tuple[str, ...] = ("tensorboard",)
     seed: int = 1
@@ -55,7 +58,9 @@ class Options:
         for f in fields(self):
             value = getattr(self, f.name)
             if value != f.default and f.name != "resume":
-                name = "public" if (f.name, value) == ("private", False) else f.name.replace("_", "-")
+                name = f.name.replace("_", "-")
+                if value is False:
+                    name = "public" if name == "private" else f"no-{name}"
                 values = (
                     [] if isinstance(value, bool) else map(str, value) if isinstance(value, tuple) else [str(value)]
                 )
@@ -91,6 +96,7 @@ class Recipe:
     lora_targets: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     activation_checkpointing: bool = False
+    compile: bool = False
 
 
 # Machines by the memory of a GPU, in GB, and clips a step for each. What the memory holds is decided by `fitted`.
@@ -117,21 +123,39 @@ def fitted(preset: str, parameters: int) -> dict:
     }
 
 
+def filling(memory: float, model, seen: float) -> int:
+    """Clips a step, a power of two from 8 to 256, for a GPU of so many bytes and `seen` clips in all.
+
+    As many as leave `STEPS` steps, and as the memory holds at training.SHORT, from what was measured on an H200: in
+    bf16, 52 bytes for each position, layer and column of the encoder, the decoder's share in it.
+    """
+    config = model.config
+    clip = 52 * config.d_model * config.encoder_layers * 300 * 1.25
+    room = 0.8 * memory - 16 * model.num_parameters()
+    most = max(8, min(256, room / clip, seen / STEPS))
+    return 2 ** int(math.log2(most))
+
+
 def resolve(options: Options, model, clips: int, processes: int) -> Recipe:
     """The recipe that `options` stand for with this model and so many clips to train on."""
-    from . import optimizers  # torch: not for a command line's --help
+    from . import compiling, optimizers  # torch: not for a command line's --help
 
     fitted_ = fitted(options.preset, model.num_parameters()) if options.preset else {}
 
     def chosen(name: str, default):
         return next((v for v in (getattr(options, name), fitted_.get(name)) if v is not None), default)
 
-    batch_size = chosen("batch_size", 16 if clips >= SMALL else 8) * processes
+    seen, memory = options.epochs * clips / options.accumulation, compiling.gpu_bytes()
+    usual = USUAL if clips >= SMALL else USUAL // 2
+    batch_size = chosen("batch_size", filling(memory, model, seen / processes) if memory else usual) * processes
     steps = options.max_steps or math.ceil(options.epochs * clips / (batch_size * options.accumulation))
     lora = chosen("lora", 0)
     decided = {
+        # As the root of the clips a step (Malladi et al., "On the SDEs and scaling rules for adaptive gradient
+        # algorithms", NeurIPS 2022).
         "learning_rate": options.learning_rate
-        or optimizers.default_rate(options.optimizer, model.config.d_model, lora),
+        or optimizers.default_rate(options.optimizer, model.config.d_model, lora)
+        * math.sqrt(max(1, batch_size * options.accumulation / USUAL)),
         "max_steps": steps,
         "batch_size": batch_size,
         "warmup_steps": min(500, math.ceil(steps / 10)),
@@ -141,6 +165,7 @@ def resolve(options: Options, model, clips: int, processes: int) -> Recipe:
         "eval_steps": min(1_000, math.ceil(steps / 4)),
         "lora": lora,
         "activation_checkpointing": chosen("activation_checkpointing", False),
+        "compile": compiling.wanted(options.compile, steps),
     }
     given = {field.name: getattr(options, field.name) for field in fields(Recipe) if field.name not in decided}
     return Recipe(**given, **decided)

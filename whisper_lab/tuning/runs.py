@@ -96,8 +96,8 @@ class Run:
         adapters.prepare(self.model, self.recipe)
         self.trained_weights, self.all_weights = adapters.count(self.model)
 
-    def _begin(self, pieces: int = 1) -> None:
-        """A trainer that takes batches through the model in `pieces`."""
+    def _begin(self, at_once: int | None = None) -> None:
+        """A trainer that takes `at_once` frames through the model together, or what it finds right."""
         self.trainer = training.Trainer(
             self.model,
             self.recipe,
@@ -105,7 +105,7 @@ class Run:
             self.splits,
             self.processor,
             self.prompt,
-            pieces,
+            at_once,
             self.options.report_to,
             self.augmentation,
             self.locale,
@@ -192,29 +192,29 @@ class Run:
             raise KeyboardInterrupt
 
     def _train_from(self, last: Path | None) -> bool:
-        """False where the GPU's memory did not hold a batch: the next time it is taken in twice as many pieces."""
+        """False where the GPU's memory did not hold a piece of a batch: the next time it is halved."""
         try:
             self.trainer.train(resume_from_checkpoint=str(last) if last else None)
             return True
         except torch.OutOfMemoryError:
-            pieces, batch = 2 * self.trainer.pieces, self.recipe.batch_size
-        way_out = f"--batch-size {max(1, batch // 2)} --accumulation {2 * self.recipe.accumulation}"
+            clips, window = self.trainer.in_hand
         if processes.count() > 1:
+            way_out = f"--batch-size {max(1, clips // 2)} --accumulation {2 * self.recipe.accumulation}"
             raise LabError(f"out of GPU memory on one of several: start again with {way_out} and another --output")
-        if pieces > batch:
+        if clips == 1:
             raise LabError("out of GPU memory with one clip at a time: add --activation-checkpointing or --lora 32")
         # Out of the except clause, whose traceback would hold the memory that is to be freed.
         self.trainer = self.model = None
         gc.collect()
         torch.cuda.empty_cache()
         print(
-            f"\nOut of GPU memory: from now on {batch // pieces} clips at a time, and twice the accumulation, "
-            f"{pieces * self.recipe.accumulation}: the same steps, somewhat slower.",
+            f"\nOut of GPU memory with {clips} clips of {window / 100:g} s: from now on half of that at a time, for the "
+            "same steps, somewhat slower.",
             flush=True,
         )
         self.model = checkpoint.load_model(self.options.model)
         self._prepare()
-        self._begin(pieces)
+        self._begin(clips * window // 2)
         return False
 
     def blend(self) -> None:

@@ -3,11 +3,13 @@
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed
+from torch.utils.checkpoint import checkpoint as checkpointed
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -16,11 +18,14 @@ from .. import LabError
 from ..scores import hypotheses, scoring
 from ..stores.streaming import Ahead
 from ..whisper import checkpoint, packing
-from ..whisper.batches import Collator, Named, Parts, WindowBatches, Windowed
-from . import adapters, optimizers, processes, resuming
+from ..whisper.batches import Collator, Named, Parts, WindowBatches, Windowed, pieces
+from . import adapters, compiling, optimizers, processes, resuming
 from .monitoring import PROJECT, Meter, Progress, StopAfterStep
 from .recipes import Recipe
 
+SHORT = 600  # frames: the memory that a batch takes at this window is what it may take at any
+FEWEST = 16  # clips at SHORT that every machine has the memory for
+ROWS = 1_024  # tokens whose logits are there at once: 51,865 numbers each, some of them in float32
 UNCHECKED = 50  # losses on a GPU that are looked at together, since a look waits for all that it was given to do
 
 
@@ -38,8 +43,9 @@ class Diverged(LabError):
 class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
     """Seq2SeqTrainer with batches of one window length, a dev score by our own fast decoding, and sealed checkpoints.
 
-    `pieces`: a batch is taken through the model in so many, one after the other, where memory does not hold it whole;
-    with several processes each takes a part of every batch. The losses are the same however it is divided.
+    `at_once`: frames that are taken through the model together. A batch with more of them, one that is drawn at 30 s
+    above all, goes through in pieces, one after the other, so that it takes no more memory than a batch of short
+    windows. With several processes each takes a part of every batch. The losses are the same however it is divided.
     """
 
     def __init__(
@@ -50,14 +56,14 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
         splits: dict,
         processor,
         prompt: list[int],
-        pieces: int = 1,
+        at_once: int | None = None,
         report_to: Sequence[str] = ("tensorboard",),
         augment: Callable | None = None,
         language: str = "",
     ):
         """`language`: the corpus' locale, which says what the checkpoint is chosen by."""
-        self.language = language
-        self.recipe, self.splits, self.prompt, self.processor, self.pieces = recipe, splits, prompt, processor, pieces
+        self.language, self.recipe, self.splits, self.prompt = language, recipe, splits, prompt
+        self.processor, self._words = processor, model.get_output_embeddings()
         self.meter, self._stop = Meter(), StopAfterStep()
         self._unchecked: list[tuple[int, list[str], torch.Tensor]] = []
         packed = recipe.window == "packed"
@@ -66,19 +72,35 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
         self.collator = Collator(prompt[0], end, vocabulary=model.config.vocab_size)
         super().__init__(
             model=model,
-            args=arguments(recipe, folder, pieces, report_to, scoring.headline(language)),
+            args=arguments(recipe, folder, report_to, scoring.headline(language)),
             train_dataset=Windowed(splits["train"], join, augment),
             eval_dataset=Windowed(splits["dev"]),
             data_collator=Named(self.collator),
             processing_class=processor,
-            compute_loss_func=token_loss(recipe.label_smoothing),
+            compute_loss_func=self._token_loss,
             callbacks=[self._stop, Progress()],
         )
+        self.model_accepts_loss_kwargs = False  # its forward would hand the number of tokens on to every layer
+        self.at_once = at_once or SHORT * max(FEWEST, self.args.per_device_train_batch_size)
+        self.in_hand = self.args.per_device_train_batch_size, SHORT  # clips of a piece, and its window
         self.eval_batch_size = self.args.per_device_eval_batch_size
+        if recipe.compile:
+            self._compile()
         if recipe.patience:
             self.add_callback(EarlyStoppingCallback(recipe.patience))
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
+
+    def _compile(self) -> None:
+        if why := compiling.missing(self.args.device):
+            said = f"torch.compile does not work here ({why}): the steps are the same without it, but slower."
+        else:
+            compiling.layers(self.model)
+            said = (
+                "The layers are compiled at the first steps, which takes about a minute (--no-compile leaves it out)."
+            )
+        if processes.first():
+            print(said, flush=True)
 
     @property
     def stopped(self) -> bool:
@@ -105,9 +127,9 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
             train.shard_of_clip if recipe.stream else None,
             *map(train.column, for_packs),
         )
-        parts = Parts(batches, self.pieces, self.args.world_size, self.args.process_index)
+        parts = Parts(batches, self.args.world_size, self.args.process_index)
         # A stream's threads are in this process: worker processes would each fetch every shard for themselves.
-        workers = 2 if self.args.device.type == "cuda" and not recipe.stream else 0
+        workers = 4 if self.args.device.type == "cuda" and not recipe.stream else 0
         # Not prepared by accelerate, which would divide the batches among processes once more.
         return DataLoader(
             self.train_dataset,
@@ -118,15 +140,34 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
             persistent_workers=workers > 0,
         )
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def training_step(self, model, inputs, num_items_in_batch=None):
         ids, speech = inputs.pop("ids"), inputs.pop("speech")
-        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss = result[0] if return_outputs else result
+        loss, parts = 0.0, pieces(inputs, self.at_once)
+        for part in parts:
+            self.in_hand = part["input_features"].shape[0], part["input_features"].shape[-1]
+            with nullcontext() if part is parts[-1] else self.accelerator.no_sync(model):
+                loss = loss + super().training_step(model, part, num_items_in_batch)
         self._unchecked.append((self.state.global_step + 1, ids, torch.isfinite(loss)))
         if loss.device.type == "cpu" or len(self._unchecked) == UNCHECKED:
             self._check_losses()
         self.meter.count(len(ids) * self.args.world_size, speech * self.args.world_size)
-        return result
+        return loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self.model.set_output_embeddings(torch.nn.Identity())  # the loss makes the logits, not all of them at once
+        try:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        finally:
+            self.model.set_output_embeddings(self._words)
+
+    def _token_loss(self, outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor) -> torch.Tensor:
+        """Cross entropy per token of a whole step, so that accumulation, pieces and processes do not change it."""
+        with self.accelerator.autocast():
+            total = cross_entropy(outputs.logits, self._words, labels, self.recipe.label_smoothing)
+        return total / num_items_in_batch
+
+    def floating_point_ops(self, inputs) -> int:
+        return 0  # nobody looks at them, and counting the weights at every step takes milliseconds
 
     def _check_losses(self) -> None:
         """Raises Diverged for the first batch whose loss was not a number."""
@@ -151,9 +192,10 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
 
         def read(clips) -> hypotheses.Hypotheses:
             what = self.model, clips, self.processor.tokenizer, self.collator, self.prompt, lengths
-            heard, self.eval_batch_size = hypotheses.in_memory(
-                self.eval_batch_size, lambda size: hypotheses.transcribe(*what, size, title)
-            )
+            with compiling.paused():
+                heard, self.eval_batch_size = hypotheses.in_memory(
+                    self.eval_batch_size, lambda size: hypotheses.transcribe(*what, size, title)
+                )
             return heard
 
         return processes.share(self.splits[split], read)
@@ -212,23 +254,30 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
             resuming.keep_only({folder, *([Path(best)] if best else [])})
 
 
-def token_loss(smoothing: float) -> Callable:
-    """Cross entropy per token of a whole step, so that accumulation and processes do not change it. With `smoothing`,
-    that share of the aim goes to all tokens alike (Szegedy et al., CVPR 2016)."""
+def cross_entropy(states: torch.Tensor, words: torch.nn.Module, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """The sum over the tokens of `labels` (clips, tokens), but for −100, given the decoder's `states` (clips, tokens,
+    width) and `words`, which makes logits of them. With `smoothing`, that share of the aim goes to all tokens alike
+    (Szegedy et al., CVPR 2016).
 
-    def loss(outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
-        total = torch.nn.functional.cross_entropy(
-            outputs.logits.float().flatten(0, 1), labels.flatten(), label_smoothing=smoothing, reduction="sum"
-        )
-        return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
+    Logits are made for `ROWS` tokens at a time, and again on the way back: those of a large batch are gigabytes.
+    """
+    states, labels = states.flatten(0, 1), labels.flatten()
+    if states.device.type == "cpu":  # a GPU would have to be waited for to say how many these are
+        states, labels = states[labels != -100], labels[labels != -100]
 
-    return loss
+    def some(states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        logits = words(states).float()
+        return torch.nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+
+    if len(labels) <= ROWS:
+        return some(states, labels)
+    chunks = zip(states.split(ROWS), labels.split(ROWS))
+    return sum(checkpointed(some, *chunk, use_reentrant=False) for chunk in chunks)
 
 
 def arguments(
     recipe: Recipe,
     folder: Path,
-    pieces: int = 1,
     report_to: Sequence[str] = ("tensorboard",),
     measure: str = "wer_normalised",
 ) -> Seq2SeqTrainingArguments:
@@ -238,13 +287,14 @@ def arguments(
     bf16 = gpu and torch.cuda.is_bf16_supported()
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "log")  # `logging_dir` went away in transformers 5
     name = optimizers.full_name(recipe.optimizer)
-    parts = pieces * int(os.environ.get("WORLD_SIZE", 1))
+    if gpu and name == "adamw_torch":
+        name = "adamw_torch_fused"  # the same steps in one kernel for many weights
     return Seq2SeqTrainingArguments(
         output_dir=str(folder / "checkpoints"),
         max_steps=recipe.max_steps,
-        per_device_train_batch_size=max(1, recipe.batch_size // parts),
+        per_device_train_batch_size=max(1, recipe.batch_size // int(os.environ.get("WORLD_SIZE", 1))),
         per_device_eval_batch_size=64 if gpu else 16,
-        gradient_accumulation_steps=recipe.accumulation * pieces,
+        gradient_accumulation_steps=recipe.accumulation,
         learning_rate=recipe.learning_rate,
         warmup_steps=recipe.warmup_steps,
         weight_decay=recipe.weight_decay,

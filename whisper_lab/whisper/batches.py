@@ -18,6 +18,7 @@ LONGER_SHARE = 1 / 4  # of mixed batches, read at a length between the shortest 
 PACKED_SHARE = 1 / 2  # of packed's clips, in packs: for a clip they cost no more than short windows; the rest as mixed
 TIMED_SHARE = 1 / 4  # of packed's other batches, with timestamps; with most packs (packing.TIMED_SHARE), half of all
 CHUNK = 16  # batches sorted by length together: enough for little padding, few enough to leave the order random
+LABELS = (16, 24, 32, 40, 48, 64, 96, 128, 192, 256, 320, POSITIONS)  # lengths that labels are padded to
 GROUP = 8  # shards to draw clips from at a time while streaming: a thousand clips, and so of many speakers
 
 
@@ -129,27 +130,23 @@ class WindowBatches:
 
 @dataclass(frozen=True)
 class Parts:
-    """The part of every batch that one process sees at a time: each batch in `pieces`, one after the other, and of each
-    the examples of process `rank` among `processes`. Together they are the batch, whatever its parts."""
+    """The part of every batch that process `rank` among `processes` sees. Together they are the batch."""
 
     batches: WindowBatches
-    pieces: int = 1
     processes: int = 1
     rank: int = 0
 
     def __len__(self) -> int:
-        return len(self.batches) * self.pieces
+        return len(self.batches)
 
     @property
     def batch_size(self) -> int:
-        return max(1, self.batches.batch_size // (self.pieces * self.processes))
+        return max(1, self.batches.batch_size // self.processes)
 
     def __iter__(self) -> Iterator[list[Example]]:
         for batch in self.batches:
-            for piece in range(self.pieces):
-                # Strided, since a batch is sorted by length: the parts cost alike.
-                mine = batch[piece * self.processes + self.rank :: self.pieces * self.processes]
-                yield mine or [batch[0]._replace(learnt=False)]
+            # Strided, since a batch is sorted by length: the parts cost alike.
+            yield batch[self.rank :: self.processes] or [batch[0]._replace(learnt=False)]
 
 
 @dataclass(frozen=True)
@@ -187,7 +184,8 @@ class Collator:
 
     `start` is <|startoftranscript|>. The decoder's inputs are given here, not derived by the model, so that it never
     sees that token twice; what is given to the decoder (the prompt, and the text before) is in the inputs and out of
-    the loss, since it is never predicted.
+    the loss, since it is never predicted. Labels have few lengths, as windows have: kernels, their plans and compiled
+    graphs are for one shape each.
     """
 
     start: int
@@ -196,11 +194,12 @@ class Collator:
     vocabulary: int | None = None  # ids below it are the model's
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        """`input_features` (batch, mels, window), `labels` and `decoder_input_ids` (batch, longest label)."""
+        """`input_features` (batch, mels, window), `labels` and `decoder_input_ids` (batch, one of `LABELS`)."""
         befores = [row.get("before", []) for row in rows]
         longest = max(len(row["labels"]) + len(before) for row, before in zip(rows, befores))
-        inputs = torch.full((len(rows), longest), self.end)
-        labels = torch.full((len(rows), longest), -100)
+        length = next((length for length in LABELS if length >= longest), longest)
+        inputs = torch.full((len(rows), length), self.end)
+        labels = torch.full((len(rows), length), -100)
         for i, (row, before) in enumerate(zip(rows, befores)):
             ids, at = torch.tensor(row["labels"]), len(before)
             if unfit := self._unfit(ids, at + len(ids)):
@@ -234,6 +233,18 @@ class Named:
         learnt = [row for row in rows if row["learnt"]]
         facts = {"ids": [row["id"] for row in learnt], "speech": sum(row["seconds"] for row in learnt)}
         return self.collate(rows) | facts
+
+
+def pieces(batch: dict[str, torch.Tensor], frames: int) -> list[dict[str, torch.Tensor]]:
+    """A collated batch cut into parts whose windows are together of at most `frames`, or of one clip each.
+
+    Of as many clips each where that costs few more parts, for few shapes.
+    """
+    clips, _, window = batch["input_features"].shape
+    most = max(1, min(clips, frames // window))
+    alike = next(size for size in range(most, 0, -1) if clips % size == 0)
+    size = alike if 2 * alike > most else -(-clips // -(-clips // most))
+    return [dict(zip(batch, parts)) for parts in zip(*(tensor.split(size) for tensor in batch.values()))]
 
 
 def by_length(frames: Sequence[int], batch_size: int, lengths: Sequence[int]) -> Iterator[list[Example]]:
