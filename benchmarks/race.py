@@ -2,17 +2,18 @@
 
     python benchmarks/gpu.py --only race [--model sample] [--features features/sample]
 
-The original, the recipe of the Hugging Face course: 30 s windows, fp16, gradient checkpointing, batches of 16, AdamW at
-1e-5 after 500 steps of warm-up, Seq2SeqTrainer's defaults otherwise. Its features come from memory, not from a data set
-on disk, which only helps it. It runs a second time with our learning rate and schedule, which shows what the windows
-alone do. Ours: what training-pipeline.py does with so few clips, to its end. All are scored at the same seconds by the
-same code, ours at its windows, the original at 30 s; scoring is not counted, nor what is planned once per shape.
+Both with our learning rate and schedule, for as many passes, so that what differs is the windows, the batches and how a
+step is computed. The original, otherwise the recipe of the Hugging Face course: 30 s windows, fp16, gradient
+checkpointing, batches of 16, Seq2SeqTrainer's defaults; its features come from memory, not from a data set on disk, and
+it attends by the backends that ours does, which only helps it. Ours: what training-pipeline.py does with these clips. All
+are scored at the same seconds by the same code, ours at its windows, the original at 30 s; scoring is not counted, nor
+what is planned once per shape.
 """
 
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -29,7 +30,6 @@ from whisper_lab.tuning import monitoring, optimizers, recipes, training  # noqa
 from whisper_lab.whisper import checkpoint, windows  # noqa: E402
 from whisper_lab.whisper.batches import Example  # noqa: E402
 
-EPOCHS, BATCH_SIZE = 4, 8  # training-pipeline.py's, of less than 2,000 clips
 SHARES = (0.025, 0.05, 0.075, 0.125, 0.2, 0.3, 0.45, 0.65, 1.0)  # of the seconds, after which dev is scored
 
 
@@ -177,14 +177,14 @@ def race(model: str, features: str, seconds: float) -> tuple[dict, Tuned]:
     held = store.FeatureSet(features)
     splits, processor = {name: held.split(name) for name in ("train", "dev")}, checkpoint.load_processor(model)
     frames = splits["train"].column("frames")
-    steps = EPOCHS * len(frames) // BATCH_SIZE
-    half = steps * BATCH_SIZE // 16  # with batches of 16
-    rate = optimizers.default_rate("adamw", checkpoint.config(Path(checkpoint.locate(model)))["d_model"])
-    served, found = windows.trained_lengths(frames, "mixed"), {"sides": {}}
+    options = recipes.Options(features=features, model=model, precision=PRECISION, blend=1.0)
+    default = recipes.resolve(options, checkpoint.load_model(model), len(frames), 1)
+    classic = recipes.resolve(replace(options, batch_size=16), checkpoint.load_model(model), len(frames), 1)
+    same = {name: getattr(classic, name) for name in ("learning_rate", "max_steps", "warmup_steps")}
+    served, found = windows.trained_lengths(frames, default.window), {"sides": {}, "batch_size": default.batch_size}
     for name, make, lengths, size, choices in (
-        ("original", original, [FRAMES], 16, {}),
-        ("original, our rate", original, [FRAMES], 16, _schedule(half) | {"learning_rate": rate}),
-        ("ours", ours, served, BATCH_SIZE, _schedule(steps) | {"batch_size": BATCH_SIZE}),
+        ("original", original, [FRAMES], 16, same),
+        ("ours", ours, served, default.batch_size, asdict(default)),
     ):
         weights = checkpoint.load_model(model)
         checkpoint.set_language(weights, "sv")
@@ -208,10 +208,6 @@ def race(model: str, features: str, seconds: float) -> tuple[dict, Tuned]:
     again.load_state_dict(weights.state_dict())
     checkpoint.set_language(again, "sv")
     return found, replace(tuned, model=again)
-
-
-def _schedule(steps: int) -> dict:
-    return {"max_steps": steps, "warmup_steps": -(-steps // 10)}
 
 
 def said(found: dict) -> str:

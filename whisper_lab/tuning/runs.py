@@ -208,8 +208,8 @@ class Run:
         gc.collect()
         torch.cuda.empty_cache()
         print(
-            f"\nOut of GPU memory with {clips} clips of {window / 100:g} s: from now on half of that at a time, for the "
-            "same steps, somewhat slower.",
+            f"\nOut of GPU memory with {clips} clips of {window / 100:g} s: from now on half of that at a time, for "
+            "the same steps, somewhat slower.",
             flush=True,
         )
         self.model = checkpoint.load_model(self.options.model)
