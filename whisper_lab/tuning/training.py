@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from .. import LabError
+from .. import LabError, cuda
 from ..scores import hypotheses, scoring
 from ..stores.streaming import Ahead
-from ..whisper import checkpoint, packing
+from ..whisper import attention, checkpoint, packing
 from ..whisper.batches import Collator, Named, Parts, WindowBatches, Windowed
 from . import adapters, optimizers, processes, resuming
 from .monitoring import PROJECT, Meter, Progress, StopAfterStep
@@ -117,6 +117,10 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
             pin_memory=self.args.device.type == "cuda",
             persistent_workers=workers > 0,
         )
+
+    @attention.without_cudnn()
+    def training_step(self, *args, **kwargs):  # with the way back, where checkpointed activations are made again
+        return super().training_step(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         ids, speech = inputs.pop("ids"), inputs.pop("speech")
@@ -225,6 +229,19 @@ def token_loss(smoothing: float) -> Callable:
     return loss
 
 
+class Arguments(Seq2SeqTrainingArguments):
+    """With one GPU for each process. For several in one, the Trainer would wrap the model in a DataParallel, which
+    divides batches and copies models in ways that ours, with the hooks of short windows, do not allow."""
+
+    @property
+    def n_gpu(self) -> int:
+        return min(1, super().n_gpu)
+
+    @property
+    def device(self) -> torch.device:
+        return cuda.device() if super().device.type == "cuda" else super().device
+
+
 def arguments(
     recipe: Recipe,
     folder: Path,
@@ -234,12 +251,12 @@ def arguments(
 ) -> Seq2SeqTrainingArguments:
     """Seq2SeqTrainingArguments for `recipe`, with checkpoints and the TensorBoard log under `folder`; the best is by
     `measure`."""
-    gpu = torch.cuda.is_available()
+    gpu = cuda.available()
     bf16 = gpu and torch.cuda.is_bf16_supported()
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "log")  # `logging_dir` went away in transformers 5
     name = optimizers.full_name(recipe.optimizer)
     parts = pieces * int(os.environ.get("WORLD_SIZE", 1))
-    return Seq2SeqTrainingArguments(
+    return Arguments(
         output_dir=str(folder / "checkpoints"),
         max_steps=recipe.max_steps,
         per_device_train_batch_size=max(1, recipe.batch_size // parts),
