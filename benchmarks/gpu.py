@@ -199,9 +199,13 @@ def serving(report: Report, scale: Scale, model: str) -> None:
             from faster_whisper import BatchedInferencePipeline, WhisperModel
 
             folder, _ = checkpoint.folder(model)
-            whole = WhisperModel(str(folder), device="cuda" if CUDA else "cpu", compute_type="float16" if CUDA else "int8")
+            whole = WhisperModel(
+                str(folder), device="cuda" if CUDA else "cpu", compute_type="float16" if CUDA else "int8"
+            )
             theirs = BatchedInferencePipeline(whole)
-            figures["times_real_time"] = rate(lambda: list(theirs.transcribe(str(path), language="sv", batch_size=16)[0]))
+            figures["times_real_time"] = rate(
+                lambda: list(theirs.transcribe(str(path), language="sv", batch_size=16)[0])
+            )
 
 
 def table(found: dict) -> str:

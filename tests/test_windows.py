@@ -70,3 +70,21 @@ def test_decoding_gives_what_transformers_generate_gives(processor):
     written = decode([one.tokens for one in ours])
     assert written == decode(theirs, skip_special_tokens=True) and all(written)
     assert all(-2 < one.logprob < 0 for one in ours) and any(one.ended for one in ours)
+
+
+@pytest.mark.parametrize("how", [{}, {"beams": 3}, {"temperature": 0.7}], ids=["greedy", "beams", "sampled"])
+def test_a_memory_of_fixed_length_as_on_a_gpu_gives_the_same_texts(model, processor, monkeypatch, how):
+    mels = torch.randn(3, 80, 400, generator=torch.Generator().manual_seed(1))
+    prompt, cache, made = checkpoint.prompt_ids(processor.tokenizer, "sv"), windows._cache, []
+
+    def texts() -> list[list[int]]:
+        torch.manual_seed(1)
+        with torch.inference_mode():
+            return [one.tokens for one in windows.decode(model, model.get_encoder()(mels), prompt, 70, **how)]
+
+    growing = texts()
+    monkeypatch.setattr(windows, "_cache", lambda config, _: made.append(cache(config, len(prompt) + 70)) or made[0])
+    assert texts() == growing and any(growing)
+    assert made[0].self_attention_cache.layers[0].keys.shape[2] == 2 * windows.ROOM
+    shape = type(model.config)(encoder_layers=3, decoder_layers=4)  # more than the encoder has, as in no Whisper yet
+    assert len(cache(shape, 64).self_attention_cache) == 4

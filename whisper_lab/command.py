@@ -50,6 +50,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_MININTERVAL", "0.5")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="CUDA initialization")  # cuda.available says it in a line
     logging.getLogger("datasets").setLevel(logging.ERROR)
 
 

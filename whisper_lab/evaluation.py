@@ -149,8 +149,7 @@ def spoken(args, features, read, clips: list[dict]) -> str:
 
 def hear(name: str, features, args) -> dict[str, str]:
     """What the model `name` writes for the clips of the split of `features`: id → text."""
-    import torch
-
+    from . import cuda
     from .scores import hypotheses
     from .speech.features import FRAMES
     from .stores import reading
@@ -159,16 +158,18 @@ def hear(name: str, features, args) -> dict[str, str]:
     processor, model = checkpoint.load_processor(name), checkpoint.load_model(name)
     language = features.manifest["language"]
     checkpoint.set_language(model, language)
-    gpu = torch.cuda.is_available()
-    model.to("cuda" if gpu else "cpu")
+    device = cuda.device()
     prompt = checkpoint.prompt_ids(processor.tokenizer, language)
     clips = reading.Part(features.split(args.split), slice(args.limit))
     collator = batches.Collator(prompt[0], processor.tokenizer.convert_tokens_to_ids("<|endoftext|>"))
     lengths = getattr(model.config, "trained_windows", None) or [FRAMES]
-    heard, _ = hypotheses.in_memory(
-        args.batch_size or (64 if gpu else 16),
-        lambda size: hypotheses.transcribe(model, clips, processor.tokenizer, collator, prompt, lengths, size, name),
-    )
+    what = clips, processor.tokenizer, collator, prompt, lengths
+    with cuda.explained(f"scoring with {name}"):
+        model.to(device)
+        heard, _ = hypotheses.in_memory(
+            args.batch_size or (64 if device.type == "cuda" else 16),
+            lambda size: hypotheses.transcribe(model, *what, size, name),
+        )
     return dict(zip(heard.ids, heard.texts))
 
 

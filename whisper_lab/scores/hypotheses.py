@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .. import LabError
+from .. import cuda
 from ..speech.features import FRAMES, pad
+from ..whisper import attention
 from ..whisper.batches import Collator, Example, Windowed, by_length
 from ..whisper.decoding import DEFAULT, Decoded, read_again, token_limit, unlooped
 from . import scoring
@@ -35,6 +36,7 @@ class Hypotheses:
 
 
 @torch.inference_mode()
+@attention.without_cudnn()
 def transcribe(
     model, split, tokenizer, collator: Collator, prompt: list[int], lengths: Sequence[int], batch_size: int, title: str
 ) -> Hypotheses:
@@ -80,9 +82,7 @@ def in_memory(batch_size: int, read: Callable[[int], Hypotheses]) -> tuple[Hypot
             return read(batch_size), batch_size
         except torch.OutOfMemoryError:
             if batch_size == 1:
-                raise LabError(
-                    "out of GPU memory while scoring one clip at a time: CUDA_VISIBLE_DEVICES= scores without the GPU"
-                ) from None
+                raise cuda.no_room("scoring one clip at a time") from None
         # Out of the except clause, whose traceback would hold the memory that is to be freed.
         gc.collect()
         torch.cuda.empty_cache()

@@ -23,9 +23,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--engine",
-        choices=("ctranslate2", "transformers"),
-        default="ctranslate2",
-        help="ctranslate2 (default): int8 on a CPU, float16 on a GPU; transformers: as it was trained",
+        choices=("auto", "ctranslate2", "transformers"),
+        default="auto",
+        help="ctranslate2: int8 on a CPU, float16 on a GPU; transformers: as it was trained; auto (default): "
+        "ctranslate2, or transformers on a GPU for which ctranslate2 lacks a library",
     )
     add("--language", metavar="CODE", help="spoken language, such as sv (default: the model's own, or sv)")
     add("--task", choices=("transcribe", "translate"), default="transcribe", help="translate: into English")

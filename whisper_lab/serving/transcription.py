@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import files
+from .. import cuda, files
 from ..speech import audio, voice
 from ..speech.features import FRAMES, FrontEnd, pad
 from ..whisper import backends, checkpoint, windows
@@ -48,14 +48,18 @@ class Progress:
 class Transcriber:
     """A fine-tuned or untuned Whisper, ready to read recordings. Safe to use from several threads at once."""
 
-    def __init__(self, model: str, engine: str = "ctranslate2", device: str = "auto", threads: int = 0):
-        """`model`: a folder, a Hub id (NAME or NAME@REVISION) or "sample"; `engine`: one of `backends.NAMES`."""
-        self.name, self.engine = model, engine
+    def __init__(self, model: str, engine: str = backends.AUTO, device: str = "auto", threads: int = 0):
+        """`model`: a folder, a Hub id (NAME or NAME@REVISION) or "sample"; `engine`: "auto" or one of `backends.NAMES`.
+
+        Raises LabError for a model that is not whole, and where the GPU has no room for it.
+        """
+        self.name = model
         self.folder, self.revision = checkpoint.folder(model)
         self.config = checkpoint.config(self.folder)
         self.lengths = self.config.get("trained_windows") or [FRAMES]
         self.tokenizer = checkpoint.load_processor(str(self.folder)).tokenizer
-        self.backend = backends.load(engine, self.folder, device, threads)
+        with cuda.explained(f"loading {model}"):
+            self.backend = backends.load(engine, self.folder, device, threads)
         mels = self.config.get("num_mel_bins") or self.backend.model.n_mels  # CTranslate2's config.json lacks them
         self.front_end = FrontEnd(mels).prepared()
 
@@ -145,6 +149,7 @@ class Transcriber:
             list(pool.map(read, *zip(*batches)))
         return results
 
+    @cuda.explained("transcribing")
     def _read_batch(self, mels: list[np.ndarray], frames: int, decoding: Decoding, prompt, words: bool):
         encoded = self.backend.encode(np.stack([pad(mel, frames) for mel in mels]))
         at_30_s: dict[int, object] = {}  # what was encoded again
@@ -236,7 +241,7 @@ class Transcriber:
             "model": self.name,
             "revision": self.revision,
             "weights": backends.weights_digest(self.folder),
-            "engine": f"{self.engine}, {self.backend.precision} on {self.backend.device}",
+            "engine": f"{self.backend.name}, {self.backend.precision} on {self.backend.device}",
             "windows": "30 s" if self.lengths == [FRAMES] else ", ".join(f"{n / 100:g}" for n in self.lengths) + " s",
             "versions": {name: importlib.metadata.version(name) for name in libraries},
         }

@@ -7,14 +7,14 @@ minute. A graph for each of some fifty shapes would take most of an hour, and fo
 
 import torch
 
-from .. import faults
+from .. import cuda, faults
 
 PAYS = 2_000  # steps: a minute of compiling over some 30 ms that a step is to gain; arithmetic, no card has said it yet
 
 
 def wanted(asked: bool | None, steps: int) -> bool:
     """Whether a run of so many steps is to be compiled: as asked, else on a GPU if it is long."""
-    return torch.cuda.is_available() and steps >= PAYS if asked is None else asked
+    return cuda.available() and steps >= PAYS if asked is None else asked
 
 
 def missing(device: torch.device) -> str | None:
@@ -40,12 +40,3 @@ def layers(model) -> None:
 def paused():
     """A block in which compiled layers run as they are: scoring has other shapes and asks for no gradients."""
     return torch.compiler.set_stance("force_eager")
-
-
-def gpu_bytes() -> int | None:
-    """The memory of the GPU; None without one."""
-    return (
-        torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-        if torch.cuda.is_available()
-        else None
-    )

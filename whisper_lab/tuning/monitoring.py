@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from .. import LabError, near
+from .. import LabError, cuda, near
 from ..scores.scoring import short
 
 PROJECT = "whisper-lab"  # on wandb and trackio
@@ -144,14 +144,11 @@ class Meter:
 
 def gpu_joules() -> float | None:
     """What the GPU has used since its driver was loaded; None without a GPU, pynvml or a counter (before Volta)."""
-    if not torch.cuda.is_available():
+    if not cuda.available():
         return None
     try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        card = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
-        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByUUID(card)) / 1000
+        library, card = cuda.nvml(torch.cuda.current_device())
+        return library.nvmlDeviceGetTotalEnergyConsumption(card) / 1000
     except Exception:  # of pynvml, the driver or torch: no run is lost for a meter
         return None
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from .. import LabError, near
+from .. import LabError, cuda, near
 
 # AdamW: a fortieth of the rate that OpenAI trained each size with (Radford et al. 2022, table 17), as
 # vasistalodagala/whisper-finetune recommends. By the model's width.
@@ -65,7 +65,7 @@ def check(name: str, arguments, model) -> None:
     """Raises LabError where what transformers needs for this optimiser is missing."""
     from transformers import Trainer
 
-    if (name.startswith("paged_") or name == "galore_adamw_8bit") and not torch.cuda.is_available():
+    if (name.startswith("paged_") or name == "galore_adamw_8bit") and not cuda.available():
         raise LabError(f"--optimizer {name} wants a GPU; take adamw_8bit, or galore_adamw")
     try:
         Trainer.get_optimizer_cls_and_kwargs(arguments, model)

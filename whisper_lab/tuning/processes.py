@@ -4,16 +4,14 @@ import os
 from collections.abc import Callable
 from datetime import timedelta
 
-from .. import LabError, faults
+from .. import LabError, cuda, faults
 from ..scores.hypotheses import Hypotheses
 from ..stores.reading import Part
 
 
 def without_gpu() -> bool:
     """Whether there are several and no GPU. Unless told so, accelerate takes each of them for the only one."""
-    import torch
-
-    return "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
+    return "LOCAL_RANK" in os.environ and not cuda.available()
 
 
 def _state():

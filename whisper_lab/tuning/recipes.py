@@ -138,6 +138,7 @@ def filling(memory: float, model, seen: float) -> int:
 
 def resolve(options: Options, model, clips: int, processes: int) -> Recipe:
     """The recipe that `options` stand for with this model and so many clips to train on."""
+    from .. import cuda
     from . import compiling, optimizers  # torch: not for a command line's --help
 
     fitted_ = fitted(options.preset, model.num_parameters()) if options.preset else {}
@@ -145,7 +146,7 @@ def resolve(options: Options, model, clips: int, processes: int) -> Recipe:
     def chosen(name: str, default):
         return next((v for v in (getattr(options, name), fitted_.get(name)) if v is not None), default)
 
-    seen, memory = options.epochs * clips / options.accumulation, compiling.gpu_bytes()
+    seen, memory = options.epochs * clips / options.accumulation, cuda.smallest_memory()
     usual = USUAL if clips >= SMALL else USUAL // 2
     batch_size = chosen("batch_size", filling(memory, model, seen / processes) if memory else usual) * processes
     steps = options.max_steps or math.ceil(options.epochs * clips / (batch_size * options.accumulation))

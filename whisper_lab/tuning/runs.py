@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from .. import LabError, files
+from .. import LabError, cuda, files
 from ..scores.hypotheses import Hypotheses
 from ..speech.features import FRAMES
 from ..stores.places import is_url
@@ -96,6 +96,7 @@ class Run:
         adapters.prepare(self.model, self.recipe)
         self.trained_weights, self.all_weights = adapters.count(self.model)
 
+    @cuda.explained("loading the model")
     def _begin(self, at_once: int | None = None) -> None:
         """A trainer that takes `at_once` frames through the model together, or what it finds right."""
         self.trainer = training.Trainer(
@@ -137,6 +138,7 @@ class Run:
     def predictions(self) -> list[dict]:
         return files.read_tsv(self.folder / "predictions.tsv")
 
+    @cuda.explained("training and scoring")
     def complete(self) -> None:
         """Every step of a run in order, each of which goes on where a kill left it; none where it is finished.
 
@@ -202,7 +204,7 @@ class Run:
             way_out = f"--batch-size {max(1, clips // 2)} --accumulation {2 * self.recipe.accumulation}"
             raise LabError(f"out of GPU memory on one of several: start again with {way_out} and another --output")
         if clips == 1:
-            raise LabError("out of GPU memory with one clip at a time: add --activation-checkpointing or --lora 32")
+            raise cuda.no_room("training on one clip at a time", "add --activation-checkpointing or --lora 32")
         # Out of the except clause, whose traceback would hold the memory that is to be freed.
         self.trainer = self.model = None
         gc.collect()

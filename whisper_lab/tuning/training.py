@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from .. import LabError
+from .. import LabError, cuda
 from ..scores import hypotheses, scoring
 from ..stores.streaming import Ahead
-from ..whisper import checkpoint, packing
+from ..whisper import attention, checkpoint, packing
 from ..whisper.batches import Collator, Named, Parts, WindowBatches, Windowed, pieces
 from . import adapters, compiling, optimizers, processes, resuming
 from .monitoring import PROJECT, Meter, Progress, StopAfterStep
@@ -140,6 +140,7 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
             persistent_workers=workers > 0,
         )
 
+    @attention.without_cudnn()  # with the way back, where checkpointed activations are made again
     def training_step(self, model, inputs, num_items_in_batch=None):
         ids, speech = inputs.pop("ids"), inputs.pop("speech")
         loss, parts = 0.0, pieces(inputs, self.at_once)
@@ -275,6 +276,19 @@ def cross_entropy(states: torch.Tensor, words: torch.nn.Module, labels: torch.Te
     return sum(checkpointed(some, *chunk, use_reentrant=False) for chunk in chunks)
 
 
+class Arguments(Seq2SeqTrainingArguments):
+    """With one GPU for each process. For several in one, the Trainer would wrap the model in a DataParallel, which
+    divides batches and copies models in ways that ours, with the hooks of short windows, do not allow."""
+
+    @property
+    def n_gpu(self) -> int:
+        return min(1, super().n_gpu)
+
+    @property
+    def device(self) -> torch.device:
+        return cuda.device() if super().device.type == "cuda" else super().device
+
+
 def arguments(
     recipe: Recipe,
     folder: Path,
@@ -283,13 +297,13 @@ def arguments(
 ) -> Seq2SeqTrainingArguments:
     """Seq2SeqTrainingArguments for `recipe`, with checkpoints and the TensorBoard log under `folder`; the best is by
     `measure`."""
-    gpu = torch.cuda.is_available()
+    gpu = cuda.available()
     bf16 = gpu and torch.cuda.is_bf16_supported()
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "log")  # `logging_dir` went away in transformers 5
     name = optimizers.full_name(recipe.optimizer)
     if gpu and name == "adamw_torch":
         name = "adamw_torch_fused"  # the same steps in one kernel for many weights
-    return Seq2SeqTrainingArguments(
+    return Arguments(
         output_dir=str(folder / "checkpoints"),
         max_steps=recipe.max_steps,
         per_device_train_batch_size=max(1, recipe.batch_size // int(os.environ.get("WORLD_SIZE", 1))),

@@ -4,30 +4,53 @@ transformers (the model as it was trained). Both take windows as short as the sp
 An engine encodes a batch of log-mels, reads text from what it encoded, and finds when each token was said.
 """
 
+import ctypes
+import importlib.metadata
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
-from .. import LabError, faults, files
+from .. import LabError, cuda, faults, files
 from . import checkpoint
 from .decoding import Decoded
 
+AUTO = "auto"
 NAMES = ("ctranslate2", "transformers")
+CUBLAS = ("libcublas.so.12", "cublas64_12.dll")  # what CTranslate2 4.7 and newer want of CUDA; no cuDNN any more
 SOURCES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
 
 
 def load(name: str, folder: Path, device: str = "auto", threads: int = 0):
     """The engine `name` with the model in `folder` (Hugging Face's layout), on "cpu", "cuda" or what there is ("auto").
 
-    `threads`: CPU threads for a batch; 0 takes all cores that this process may use.
+    The engine "auto" is CTranslate2; where that cannot use the GPU that is there, transformers on it, or CTranslate2 on
+    the processor, and a line says so. `threads`: CPU threads for a batch; 0 takes all cores that this process may use.
+    Raises LabError where an engine or a device that was named cannot be had.
     """
-    if name not in NAMES:
+    if name not in (AUTO, *NAMES):
         raise LabError(f"no engine {name!r}: {' or '.join(NAMES)}")
-    return (CTranslate2 if name == "ctranslate2" else Transformers)(folder, device, threads or _cores())
+    threads = threads or _cores()
+    if name == "transformers":
+        return Transformers(folder, device, threads)
+    try:
+        return CTranslate2(folder, device, threads)
+    except (RuntimeError, ValueError) as error:
+        if cuda.full(error) or not _of_the_gpu(error):
+            raise
+        fault = f"CTranslate2 cannot use the GPU: {faults.in_a_line(error)}"
+    if "cublas" in fault:
+        fault += " (pip install nvidia-cublas-cu12 brings it)"
+    usable = cuda.available() and not _converted(folder)
+    if name != AUTO or device != "auto" and not usable:
+        raise LabError(f"{fault}; --engine transformers does without CTranslate2, {cuda.WITHOUT}")
+    instead = Transformers(folder, "auto", threads) if usable else CTranslate2(folder, "cpu", threads)
+    cuda.say(f"{fault}. Instead: {instead.name}, {instead.precision} on {instead.device}.")
+    return instead
 
 
 def _cores() -> int:
@@ -44,9 +67,10 @@ class CTranslate2:
         import torch
 
         torch.set_num_threads(1)  # the front-end's; torch's waiting threads would take the cores from CTranslate2's
+        cards = ctranslate2.get_cuda_device_count() if device != "cpu" else 0
         if device == "auto":
-            device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
-        self.device = device
+            device = "cuda" if cards or cuda.available() else "cpu"
+        self.device, index = device, cuda.card() if cards > 1 and cuda.available() else 0
         config = checkpoint.config(folder)
         # On short windows, threads that share a matrix wait for each other longer than they work (Whisper base, two
         # cores: 151 ms to decode a clip with two, 54 with one), so a text has one thread. 30 s are worth sharing.
@@ -55,16 +79,18 @@ class CTranslate2:
 
         def load(precision: str, workers: int):
             place = str(convert(folder, precision))
-            options = {"inter_threads": workers, "intra_threads": threads // workers}
+            options = {"device_index": index, "inter_threads": workers, "intra_threads": threads // workers}
             try:
                 return ctranslate2.models.Whisper(place, device=device, compute_type=precision, **options)
             except (RuntimeError, ValueError) as error:  # of a damaged model.bin, or of what the device cannot do
+                if _of_the_gpu(error):
+                    raise
                 raise LabError(
                     f"{place} could not be loaded by CTranslate2 ({faults.in_a_line(error)}); delete it or copy it "
                     "again, or try --engine transformers"
                 ) from error
 
-        self.precision = precision or ("float16" if device == "cuda" else "int8")
+        self.precision = precision or ("int8" if device == "cpu" else _precision(index))
         self.model = self.encoder = load(self.precision, self.workers)
         # What int8 costs in words, it costs in the encoder (tuned Whisper base: 10.9 % WER, 8.9 with an encoder in
         # float32, 8.4 all in float32). Short windows can pay for it, and float32 is work enough for all threads; of
@@ -72,6 +98,8 @@ class CTranslate2:
         if self.precision == "int8" and short and config.get("d_model", 0) <= 768:
             self.precision, self.encoder = "int8 (encoder float32)", load("float32", 1)
         self._view = ctranslate2.StorageView.from_array
+        if device == "cuda":  # some of what it needs it looks for only now
+            self.model.encode(self._view(np.zeros((1, self.model.n_mels, 200), np.float32)), to_cpu=True)
 
     def encode(self, features: np.ndarray):
         """(batch, mels, frames) float32 → what `decode` and `align` take."""
@@ -119,6 +147,33 @@ class CTranslate2:
         return [_starts(np.array(result.alignments), len(text)) for result, text in zip(results, texts)]
 
 
+def _precision(index: int) -> str:
+    """Of CTranslate2 on the GPU `index`. Old ones have no fast float16; int8 would cost words."""
+    import ctranslate2
+
+    _find_cublas()
+    return "float16" if "float16" in ctranslate2.get_supported_compute_types("cuda", index) else "float32"
+
+
+def _of_the_gpu(error: Exception) -> bool:
+    """Whether it is CUDA that CTranslate2 complains of, or a library of it."""
+    return any(word in str(error).lower() for word in ("cuda", "cublas"))
+
+
+def _find_cublas() -> None:
+    """Load what pip installed of CUDA 12, if it did: CTranslate2 does not look where pip puts it, but takes what is
+    loaded. A torch of CUDA 12 brings and loads it by itself."""
+    with suppress(importlib.metadata.PackageNotFoundError, OSError):
+        for path in importlib.metadata.files("nvidia-cublas-cu12") or ():
+            if path.name in CUBLAS:
+                ctypes.CDLL(str(path.locate()), mode=ctypes.RTLD_GLOBAL)
+
+
+def _converted(folder: Path) -> bool:
+    """Whether it holds a model as CTranslate2 keeps it, and no other."""
+    return (folder / "model.bin").is_file() and not any(folder.glob("*.safetensors"))
+
+
 def _starts(path: np.ndarray, tokens: int) -> np.ndarray:
     """The path of a warping, (steps, 2) of token and position of 20 ms → (tokens + 1,) seconds, ascending."""
     token, position = path.T
@@ -133,7 +188,7 @@ def convert(folder: Path, precision: str) -> Path:
 
     Raises LabError for a model that is not whole.
     """
-    if (folder / "model.bin").is_file() and not any(folder.glob("*.safetensors")):
+    if _converted(folder):
         return folder
     import ctranslate2
 
@@ -186,20 +241,30 @@ class Transformers:
         from . import windows
 
         torch.set_num_threads(threads)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = device
-        self.model = checkpoint.load_model(str(folder)).eval().to(device)
-        self.precision = "float32" if device == "cpu" else "float16"
+        place = torch.device("cpu") if device == "cpu" else cuda.device()
+        if device not in ("auto", place.type):
+            raise LabError(f"there is no GPU that torch can use, and device {device!r} was asked for")
+        self.device = place.type
+        self.model = checkpoint.load_model(str(folder)).eval().to(place)
+        self.precision = "float32" if self.device == "cpu" else "float16"
         self.model.to(getattr(torch, self.precision))
         self._decode = windows.decode
         self._one_at_a_time = threading.Lock()  # the hooks of short windows change the encoder while it runs
 
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        import torch
+
+        from .attention import without_cudnn
+
+        with self._one_at_a_time, torch.inference_mode(), without_cudnn():
+            yield
+
     def encode(self, features: np.ndarray):
         import torch
 
-        with self._one_at_a_time, torch.inference_mode():
-            return self.model.get_encoder()(torch.from_numpy(features).to(self.device, self.model.dtype))
+        with self._running():
+            return self.model.get_encoder()(torch.from_numpy(features).to(self.model.device, self.model.dtype))
 
     def select(self, encoded, chosen: list[int]):
         """As CTranslate2's."""
@@ -212,9 +277,9 @@ class Transformers:
         import torch
 
         generation = self.model.generation_config
-        with self._one_at_a_time, torch.inference_mode():
+        with self._running():
             begin = prompt[: prompt.index(self.model.config.decoder_start_token_id) + 1]
-            ids = torch.tensor([begin] * len(encoded.last_hidden_state), device=self.device)
+            ids = torch.tensor([begin] * len(encoded.last_hidden_state), device=self.model.device)
             first = self.model(encoder_outputs=encoded, decoder_input_ids=ids).logits[:, -1].float().softmax(-1)
             no_speech = first[:, generation.no_timestamps_token_id - 1].tolist()  # <|nospeech|> comes before it
             decoded = self._decode(self.model, encoded, [*prompt, *forced], limit, beams, temperature)
@@ -234,8 +299,8 @@ class Transformers:
         end = [generation.no_timestamps_token_id]
         result = []
         for i, (text, count) in enumerate(zip(texts, frames)):
-            ids = torch.tensor([start + end + text + [self.model.config.eos_token_id]], device=self.device)
-            with self._one_at_a_time, torch.inference_mode(), _eager(self.model):
+            ids = torch.tensor([start + end + text + [self.model.config.eos_token_id]], device=self.model.device)
+            with self._running(), _eager(self.model):
                 one = self.select(encoded, [i])
                 attention = self.model(
                     encoder_outputs=one, decoder_input_ids=ids, output_attentions=True

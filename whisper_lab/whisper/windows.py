@@ -4,7 +4,7 @@ Whisper's encoder takes 30 s, always; four fifths of the work on a Common Voice 
 table is sinusoids, so the first n rows serve a window of n positions, and the same weights run at any length. Untuned,
 Whisper needs the silence after the speech to know where it ends; tuned on short windows, it does not.
 
-Windows come in a few fixed lengths, because GPU kernels are planned per shape.
+Windows come in a few fixed lengths, because GPU kernels are planned per shape; on a GPU, so does the memory of a text.
 """
 
 import copy
@@ -17,6 +17,7 @@ from ..speech.features import FRAMES
 from .decoding import Decoded
 
 LENGTHS = (200, 300, 400, 500, 600, 800, 1_000, 1_500, 2_000, FRAMES)  # frames of 10 ms
+ROOM = 64  # tokens, of which a text's memory on a GPU takes as many times as it needs
 SEEN = 8  # training clips that a window length takes before the model may be served with it
 
 
@@ -77,6 +78,7 @@ def decode(model, encoded, prompt: list[int], limit: int, beams: int = 1, temper
         do_sample=temperature > 0,
         temperature=temperature or None,
         use_cache=True,
+        disable_compile=True,  # which a memory of fixed length starts on a GPU: a wait for each shape, and a C compiler
         return_dict_in_generate=True,
         output_scores=True,
     )
@@ -86,7 +88,7 @@ def decode(model, encoded, prompt: list[int], limit: int, beams: int = 1, temper
         encoder_outputs=type(encoded)(last_hidden_state=encoded.last_hidden_state),  # for beams repeated in place
         decoder_input_ids=start,
         generation_config=settings,
-        past_key_values=_cache(model.config),
+        past_key_values=_cache(model.config, settings.max_length if model.device.type == "cuda" else None),
     )
     scores = model.compute_transition_scores(
         out.sequences, out.scores, getattr(out, "beam_indices", None), normalize_logits=True
@@ -100,13 +102,15 @@ def decode(model, encoded, prompt: list[int], limit: int, beams: int = 1, temper
     return result
 
 
-def _cache(config):
+def _cache(config, tokens: int | None):
     """A cache whose part for the encoder's output stays where it is when beams change places: all beams of a window
-    look at the same sound, and moving it is most of a step's time."""
-    from transformers import DynamicCache, EncoderDecoderCache
+    look at the same sound, and moving it is most of a step's time. With room for so many `tokens` from the start, or
+    growing."""
+    from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 
     class Cache(EncoderDecoderCache):
         def reorder_cache(self, beam_idx):
             self.self_attention_cache.reorder_cache(beam_idx)
 
-    return Cache(DynamicCache(config=config), DynamicCache(config=config))
+    written = StaticCache(config, max_cache_len=-(-tokens // ROOM) * ROOM) if tokens else DynamicCache(config=config)
+    return Cache(written, DynamicCache(config=config))
