@@ -25,6 +25,7 @@ import argparse
 
 from whisper_lab import command
 from whisper_lab.tuning import recipes
+from whisper_lab.whisper import precision
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -94,6 +95,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--lora-targets", nargs="+", default=(), metavar="NAME", help="those of q_proj k_proj v_proj out_proj fc1 fc2")
     add("--freeze", nargs="+", default=(), metavar="PART", help="encoder, embeddings, encoder.0-3, decoder.2, …")
     add("--activation-checkpointing", action="store_true", default=None, help="a third slower, a third of the memory")
+    add("--precision", choices=precision.NAMES, default="auto", help=f"{precision.HELP}. Weights stay float32")
     add("--blend", type=command.share_or_auto, default="auto", metavar="SHARE",
         help="share of tuned weights in the final average with the untuned ones, against forgetting: 0 to 1, or auto "
         "(default): the smallest that keeps 95 %% of what was gained on dev")

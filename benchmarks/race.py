@@ -26,10 +26,11 @@ from whisper_lab.scores import hypotheses, scoring  # noqa: E402
 from whisper_lab.speech.features import FRAMES, pad  # noqa: E402
 from whisper_lab.text import normalise  # noqa: E402
 from whisper_lab.tuning import monitoring, optimizers, recipes, training  # noqa: E402
-from whisper_lab.whisper import checkpoint, windows  # noqa: E402
+from whisper_lab.whisper import checkpoint, precision, windows  # noqa: E402
 from whisper_lab.whisper.batches import Example  # noqa: E402
 
 EPOCHS, BATCH_SIZE = 4, 8  # training-pipeline.py's, of less than 2,000 clips
+PRECISION = precision.choose("auto", "cuda") if CUDA else "float32"  # ours
 SHARES = (0.025, 0.05, 0.075, 0.125, 0.2, 0.3, 0.45, 0.65, 1.0)  # of the seconds, after which dev is scored
 
 
@@ -66,6 +67,7 @@ def ours(model, splits: dict, processor, folder: str, **choices) -> training.Tra
         "eval_steps": 1_000,
         "blend": 1.0,
         "seed": 1,
+        "precision": PRECISION,
     }
     prompt = checkpoint.prompt_ids(processor.tokenizer, "sv")
     trainer = training.Trainer(model, recipes.Recipe(**recipe | choices), Path(folder), splits, processor, prompt)
@@ -158,7 +160,8 @@ class Tuned:
         tokenizer, size = self.processor.tokenizer, 64 if CUDA else 16
         collator = training.Collator(*tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", "<|endoftext|>"]))
         prompt = checkpoint.prompt_ids(tokenizer, "sv")
-        return hypotheses.transcribe(self.model, split, tokenizer, collator, prompt, self.lengths, size, "Dev")
+        what = self.model, split, tokenizer, collator, prompt, self.lengths
+        return hypotheses.transcribe(*what, size, "Dev", PRECISION)
 
     def dev(self) -> dict:
         """Normalised WER in percent with its 95 % interval. By jiwer alone, without `evaluate`'s wrapping."""

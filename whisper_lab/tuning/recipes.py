@@ -40,6 +40,7 @@ class Options:
     lora_targets: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     activation_checkpointing: bool | None = None
+    precision: str = "auto"
     blend: str | float = "auto"
     report_to: tuple[str, ...] = ("tensorboard",)
     seed: int = 1
@@ -91,6 +92,7 @@ class Recipe:
     lora_targets: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     activation_checkpointing: bool = False
+    precision: str = "float32"  # or bf16 or float16, of the matrices that are multiplied
 
 
 # Machines by the memory of a GPU, in GB, and clips a step for each. What the memory holds is decided by `fitted`.
@@ -118,7 +120,8 @@ def fitted(preset: str, parameters: int) -> dict:
 
 
 def resolve(options: Options, model, clips: int, processes: int) -> Recipe:
-    """The recipe that `options` stand for with this model and so many clips to train on."""
+    """The recipe that `options`, with a precision that is not auto, stand for with this model and so many clips to
+    train on."""
     from . import optimizers  # torch: not for a command line's --help
 
     fitted_ = fitted(options.preset, model.num_parameters()) if options.preset else {}

@@ -152,7 +152,7 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
         def read(clips) -> hypotheses.Hypotheses:
             what = self.model, clips, self.processor.tokenizer, self.collator, self.prompt, lengths
             heard, self.eval_batch_size = hypotheses.in_memory(
-                self.eval_batch_size, lambda size: hypotheses.transcribe(*what, size, title)
+                self.eval_batch_size, lambda size: hypotheses.transcribe(*what, size, title, self.recipe.precision)
             )
             return heard
 
@@ -235,7 +235,6 @@ def arguments(
     """Seq2SeqTrainingArguments for `recipe`, with checkpoints and the TensorBoard log under `folder`; the best is by
     `measure`."""
     gpu = torch.cuda.is_available()
-    bf16 = gpu and torch.cuda.is_bf16_supported()
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "log")  # `logging_dir` went away in transformers 5
     name = optimizers.full_name(recipe.optimizer)
     parts = pieces * int(os.environ.get("WORLD_SIZE", 1))
@@ -251,8 +250,8 @@ def arguments(
         lr_scheduler_type=recipe.schedule,
         optim_target_modules="all-linear",  # what GaLore and APOLLO project; others do not look at it
         optim=name if name != optimizers.MUON else "adamw_torch",  # the Trainer knows no Muon: create_optimizer does
-        bf16=bf16,
-        fp16=gpu and not bf16,
+        bf16=recipe.precision == "bf16",
+        fp16=recipe.precision == "float16",
         eval_strategy="steps",
         eval_steps=recipe.eval_steps,
         save_strategy="steps",
@@ -269,7 +268,7 @@ def arguments(
         label_names=["labels"],
         average_tokens_across_devices=True,
         ddp_find_unused_parameters=False,
-        use_cpu=processes.without_gpu(),
+        use_cpu=processes.device() == "cpu",  # without it, transformers takes bf16 for a GPU's
         restore_callback_states_from_checkpoint=True,  # how long dev has not improved
         seed=recipe.seed,
         disable_tqdm=False,

@@ -20,14 +20,19 @@ NAMES = ("ctranslate2", "transformers")
 SOURCES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
 
 
-def load(name: str, folder: Path, device: str = "auto", threads: int = 0):
+def load(name: str, folder: Path, device: str = "auto", threads: int = 0, precision: str = "auto"):
     """The engine `name` with the model in `folder` (Hugging Face's layout), on "cpu", "cuda" or what there is ("auto").
 
-    `threads`: CPU threads for a batch; 0 takes all cores that this process may use.
+    `threads`: CPU threads for a batch; 0 takes all cores that this process may use. `precision`: of transformers, one
+    of `precision.NAMES`. Raises LabError.
     """
     if name not in NAMES:
         raise LabError(f"no engine {name!r}: {' or '.join(NAMES)}")
-    return (CTranslate2 if name == "ctranslate2" else Transformers)(folder, device, threads or _cores())
+    if name == "transformers":
+        return Transformers(folder, device, threads or _cores(), precision)
+    if precision != "auto":
+        raise LabError(f"--precision {precision} goes with --engine transformers; leave it out for ctranslate2")
+    return CTranslate2(folder, device, threads or _cores())
 
 
 def _cores() -> int:
@@ -175,30 +180,37 @@ def weights_digest(folder: Path) -> str:
 
 
 class Transformers:
-    """https://github.com/huggingface/transformers: float32 on a CPU, half precision on a GPU."""
+    """https://github.com/huggingface/transformers: in float32 or bf16 on a CPU, float16 on a GPU."""
 
     name = "transformers"
     workers = 1
 
-    def __init__(self, folder: Path, device: str, threads: int):
+    def __init__(self, folder: Path, device: str, threads: int, precision: str = "auto"):
         import torch
 
         from . import windows
+        from .precision import autocast, choose
 
         torch.set_num_threads(threads)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = device
         self.model = checkpoint.load_model(str(folder)).eval().to(device)
-        self.precision = "float32" if device == "cpu" else "float16"
-        self.model.to(getattr(torch, self.precision))
+        self.precision = "float16" if (device, precision) == ("cuda", "auto") else choose(precision, device)
+        if device == "cuda":
+            self.model.to({"bf16": torch.bfloat16, "float16": torch.float16}.get(self.precision, torch.float32))
+        elif self.precision == "bf16":  # what autocast would round for every window, once: the same numbers
+            for part in {*self.model.modules()} - {self.model.get_output_embeddings()}:
+                if isinstance(part, torch.nn.Linear | torch.nn.Conv1d):
+                    part.to(torch.bfloat16)
+        self._autocast = lambda: autocast(device, self.precision if device == "cpu" else "float32")
         self._decode = windows.decode
         self._one_at_a_time = threading.Lock()  # the hooks of short windows change the encoder while it runs
 
     def encode(self, features: np.ndarray):
         import torch
 
-        with self._one_at_a_time, torch.inference_mode():
+        with self._one_at_a_time, torch.inference_mode(), self._autocast():
             return self.model.get_encoder()(torch.from_numpy(features).to(self.device, self.model.dtype))
 
     def select(self, encoded, chosen: list[int]):
@@ -212,7 +224,7 @@ class Transformers:
         import torch
 
         generation = self.model.generation_config
-        with self._one_at_a_time, torch.inference_mode():
+        with self._one_at_a_time, torch.inference_mode(), self._autocast():
             begin = prompt[: prompt.index(self.model.config.decoder_start_token_id) + 1]
             ids = torch.tensor([begin] * len(encoded.last_hidden_state), device=self.device)
             first = self.model(encoder_outputs=encoded, decoder_input_ids=ids).logits[:, -1].float().softmax(-1)
@@ -235,7 +247,7 @@ class Transformers:
         result = []
         for i, (text, count) in enumerate(zip(texts, frames)):
             ids = torch.tensor([start + end + text + [self.model.config.eos_token_id]], device=self.device)
-            with self._one_at_a_time, torch.inference_mode(), _eager(self.model):
+            with self._one_at_a_time, torch.inference_mode(), self._autocast(), _eager(self.model):
                 one = self.select(encoded, [i])
                 attention = self.model(
                     encoder_outputs=one, decoder_input_ids=ids, output_attentions=True
