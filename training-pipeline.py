@@ -25,6 +25,7 @@ import argparse
 
 from whisper_lab import command
 from whisper_lab.tuning import recipes
+from whisper_lab.whisper import precision
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -96,6 +97,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--activation-checkpointing", action="store_true", default=None, help="a third slower, a third of the memory")
     add("--compile", action=argparse.BooleanOptionalAction, default=None,
         help="torch.compile, for the same steps in less time; by default on a GPU, for runs long enough to pay for it")
+    add("--precision", choices=precision.NAMES, default="auto", help=f"{precision.HELP}. Weights stay float32")
     add("--blend", type=command.share_or_auto, default="auto", metavar="SHARE",
         help="share of tuned weights in the final average with the untuned ones, against forgetting: 0 to 1, or auto "
         "(default): the smallest that keeps 95 %% of what was gained on dev")

@@ -1,11 +1,13 @@
 """Clips per second of scoring a split: ours against the original recipe's, on the same weights and clips.
 
     python benchmarks/evaluation.py [--model models/sample] [--features features/sample] [--split test] [--clips N]
+        [--precision auto|float32|bf16]
 
 The original: Seq2SeqTrainer.predict in float32 on a CPU (fp16 on a GPU, as there), batches of 8 in the split's order,
 clips padded to 30 s, `generate` to 225 tokens, greedy. Ours: hypotheses.transcribe, as training-pipeline.py and
-whisper_lab.evaluation score. Both give hypotheses and the loss, from the same feature set, in turns in one process;
-the fastest of the rounds counts. The word error rates, with their paired difference, are part of the claim."""
+whisper_lab.evaluation score, in --precision. Both give hypotheses and the loss, from the same feature set, in turns in
+one process; the fastest of the rounds counts. The word error rates, with their paired difference, are part of the
+claim."""
 
 import argparse
 import contextlib
@@ -25,7 +27,7 @@ from whisper_lab.scores import drafts, hypotheses, scoring  # noqa: E402
 from whisper_lab.speech.features import FRAMES, pad  # noqa: E402
 from whisper_lab.stores import store  # noqa: E402
 from whisper_lab.stores.reading import Part  # noqa: E402
-from whisper_lab.whisper import batches, checkpoint  # noqa: E402
+from whisper_lab.whisper import batches, checkpoint, precision  # noqa: E402
 
 
 class Padded(Part):
@@ -107,6 +109,7 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--clips", type=int, default=10**9, metavar="N", help="only the split's first N, for both")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="turns of each (default 2)")
+    parser.add_argument("--precision", choices=precision.NAMES, default="auto", help="of ours")
     args = parser.parse_args()
     features = store.FeatureSet(args.features)
     split = Part(features.split(args.split), slice(args.clips))
@@ -118,12 +121,12 @@ def main() -> None:
     collator = batches.Collator(prompt[0], processor.tokenizer.convert_tokens_to_ids("<|endoftext|>"))
     lengths = getattr(model.config, "trained_windows", [FRAMES])
     batch_size = 64 if torch.cuda.is_available() else 16
-    parts = Counter()
+    parts, ours_in = Counter(), precision.choose(args.precision, model.device.type)
 
     def ours() -> list[str]:
         parts.clear()
         with timed(model, parts):
-            some = model, split, processor.tokenizer, collator, prompt, lengths, batch_size, "Ours"
+            some = model, split, processor.tokenizer, collator, prompt, lengths, batch_size, "Ours", ours_in
             return hypotheses.transcribe(*some).texts
 
     with tempfile.TemporaryDirectory() as folder:
@@ -139,7 +142,8 @@ def main() -> None:
                 print(f"{name:9} {len(split) / seconds:7.2f} clips/s, {cpu:.1f} s of processor time", flush=True)
                 if name == "ours":
                     print("          of which " + ", ".join(f"{k} {v:.2f} s" for k, v in parts.most_common()))
-    print(f"{args.model}, {args.split}, {len(split)} clips, {torch.get_num_threads()} threads; WER normalised, %:")
+    print(f"{args.model}, {args.split}, {len(split)} clips, {torch.get_num_threads()} threads, ours in {ours_in}")
+    print("WER normalised, %:")
     references = split.column("sentence")
     for name, said in texts.items():
         print(f"{name:9} {rates[name]:7.2f} clips/s   {scoring.scores(references, said)['wer_normalised']}")

@@ -5,9 +5,9 @@
 Both with our learning rate and schedule, for as many passes, so that what differs is the windows, the batches and how a
 step is computed. The original, otherwise the recipe of the Hugging Face course: 30 s windows, fp16, gradient
 checkpointing, batches of 16, Seq2SeqTrainer's defaults; its features come from memory, not from a data set on disk, and
-it attends by the backends that ours does, which only helps it. Ours: what training-pipeline.py does with these clips. All
-are scored at the same seconds by the same code, ours at its windows, the original at 30 s; scoring is not counted, nor
-what is planned once per shape.
+it attends by the backends that ours does, which only helps it. Ours: what training-pipeline.py does with these clips.
+Both are scored at the same seconds by the same code, ours at its windows, the original at 30 s; scoring is not counted,
+nor what is planned once per shape.
 """
 
 import sys
@@ -27,9 +27,11 @@ from whisper_lab.scores import hypotheses, scoring  # noqa: E402
 from whisper_lab.speech.features import FRAMES, pad  # noqa: E402
 from whisper_lab.text import normalise  # noqa: E402
 from whisper_lab.tuning import monitoring, optimizers, recipes, training  # noqa: E402
-from whisper_lab.whisper import checkpoint, windows  # noqa: E402
+from whisper_lab.whisper import checkpoint, precision, windows  # noqa: E402
+from whisper_lab.whisper.attention import without_cudnn  # noqa: E402
 from whisper_lab.whisper.batches import Example  # noqa: E402
 
+PRECISION = precision.choose("auto", "cuda") if CUDA else "float32"  # ours
 SHARES = (0.025, 0.05, 0.075, 0.125, 0.2, 0.3, 0.45, 0.65, 1.0)  # of the seconds, after which dev is scored
 
 
@@ -66,6 +68,7 @@ def ours(model, splits: dict, processor, folder: str, **choices) -> training.Tra
         "eval_steps": 1_000,
         "blend": 1.0,
         "seed": 1,
+        "precision": PRECISION,
     }
     prompt = checkpoint.prompt_ids(processor.tokenizer, "sv")
     trainer = training.Trainer(model, recipes.Recipe(**recipe | choices), Path(folder), splits, processor, prompt)
@@ -158,7 +161,8 @@ class Tuned:
         tokenizer, size = self.processor.tokenizer, 64 if CUDA else 16
         collator = training.Collator(*tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", "<|endoftext|>"]))
         prompt = checkpoint.prompt_ids(tokenizer, "sv")
-        return hypotheses.transcribe(self.model, split, tokenizer, collator, prompt, self.lengths, size, "Dev")
+        what = self.model, split, tokenizer, collator, prompt, self.lengths
+        return hypotheses.transcribe(*what, size, "Dev", PRECISION)
 
     def dev(self) -> dict:
         """Normalised WER in percent with its 95 % interval. By jiwer alone, without `evaluate`'s wrapping."""
@@ -195,7 +199,8 @@ def race(model: str, features: str, seconds: float) -> tuple[dict, Tuned]:
             warm_up(trainer, size)
             scored = Scored([share * seconds for share in SHARES], tuned.dev)
             trainer.add_callback(scored)
-            trainer.train()
+            with without_cudnn():
+                trainer.train()
         found["sides"][name] = scored.points
         for point in scored.points:
             print(

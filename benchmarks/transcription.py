@@ -71,8 +71,8 @@ def reader(system: str, model: str, threads: int):
     from whisper_lab.whisper.decoding import Decoding
 
     if system.startswith("ours"):
-        engine = "transformers" if system == "ours-float32" else "ctranslate2"
-        ours, decoding = Transcriber(model, engine, threads=threads), Decoding(beams=1 if system == "ours-1" else 5)
+        engine = {"engine": "transformers", "precision": "float32"} if system == "ours-float32" else {}
+        ours, decoding = Transcriber(model, threads=threads, **engine), Decoding(beams=1 if system == "ours-1" else 5)
         return lambda source: " ".join(segment.text for segment in ours.segments(source, decoding))
     folder, _ = checkpoint.folder(model)
     if system == "pipeline":

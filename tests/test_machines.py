@@ -24,7 +24,7 @@ pytest_plugins = ["elsewhere"]
 
 def options(features, tiny, folder, **changes) -> dict:
     settings = {"features": str(features), "model": str(tiny), "output": str(folder)}
-    return settings | {"max_steps": 4, "batch_size": 8, "learning_rate": 0.01} | changes
+    return settings | {"max_steps": 4, "batch_size": 8, "learning_rate": 0.01, "precision": "float32"} | changes
 
 
 def make_run(features, tiny, folder, **changes) -> runs.Run:

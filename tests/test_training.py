@@ -72,6 +72,8 @@ def arguments(features, tiny, folder) -> list[str]:
         "12",
         "--learning-rate",
         "0.01",
+        "--precision",
+        "bf16",  # whatever the processor is
     ]
 
 
@@ -120,7 +122,7 @@ def test_the_card_says_what_the_metrics_say(whole):
 
 def test_the_saved_model_is_the_one_that_was_scored(whole, features):
     folder, _ = whole
-    run = make_run(features, folder, folder.parent / "again")
+    run = make_run(features, folder, folder.parent / "again", precision="bf16")
     heard = run.trainer.transcribe("test", run.model.config.trained_windows, "again")
     lines = [line.split("\t") for line in (folder / "predictions.tsv").read_text().splitlines()]
     tuned = [line[4] for line in lines[1:] if line[0] == "test"]
@@ -222,7 +224,7 @@ def test_a_finished_run_that_is_to_be_longer_says_how(whole, features, tiny, tmp
     settings = dict(zip(("features", "model", "output"), map(str, (features, tiny, folder))), learning_rate=0.01)
     plan = json.loads(json.dumps(files.read_json(folder / "plan.json")["plan"]))
     for length, steps in ({"max_steps": 30}, 18), ({"epochs": 9.0}, 6):
-        options = recipes.Options(**settings, **length)
+        options = recipes.Options(**settings, **length, precision="bf16")
         recipe = recipes.resolve(options, checkpoint.load_model(str(tiny)), 16, 1)
         wanted = plan | {"recipe": json.loads(json.dumps(asdict(recipe)))}
         with pytest.raises(LabError, match=f"after 12 steps; for {steps} more, begin from its model: ") as error:

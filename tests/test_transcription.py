@@ -31,7 +31,7 @@ def base() -> Transcriber:
 
 @pytest.fixture(scope="module")
 def base_in_transformers() -> Transcriber:
-    return Transcriber("sample", "transformers")
+    return Transcriber("sample", "transformers", precision="float32")
 
 
 @pytest.fixture

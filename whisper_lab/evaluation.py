@@ -18,6 +18,7 @@ from pathlib import Path
 
 from . import LabError, command
 from .text import DOTTED, guess
+from .whisper import precision
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -46,6 +47,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--split", default="test", help="default test")
     add("--limit", type=int, metavar="N", help="only the split's first N clips")
     add("--batch-size", type=int, metavar="N", help="clips at 30 s, more on short windows (default 16; 64 on a GPU)")
+    add("--precision", choices=precision.NAMES, default="auto", help=precision.HELP)
     add("--output", type=command.path, metavar="FOLDER",
         help="default evaluations/ and what is scored; another's folder is never touched")
     # fmt: on
@@ -64,7 +66,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from . import files
+    from . import cuda, files
     from .corpora import corpus
     from .scores import sources
     from .stores import streaming
@@ -102,17 +104,19 @@ def main() -> None:
     def as_now(plan: dict) -> dict:  # names as they were typed
         return plan | {"models": {checkpoint.plain(name): mark for name, mark in plan.get("models", {}).items()}}
 
-    places = {name: output / f"heard-{files.digest([name, mark])[:12]}.json" for name, mark in marks.items()}
+    settled = precision.choose(args.precision, cuda.device().type) if marks else ""
+    places = {name: output / f"heard-{files.digest([name, mark, settled])[:12]}.json" for name, mark in marks.items()}
     for name in (name for name, place in places.items() if not place.is_file()):
         checkpoint.load_model(name)  # one that is not whole is refused now, before the folder is claimed
     files.claim(output, plan, "--output", as_now)
     heard, short = {}, len({_short(name) for name in marks}) == len(marks)
     for name, place in places.items():
         if not place.is_file():
-            files.write_json(place, hear(name, fitting[name], args))
+            files.write_json(place, hear(name, fitting[name], args, settled))
         heard[_short(name) if short else name] = files.read_json(place)
     heard |= {f"{name} (file)" if name in heard else name: texts for name, texts in given.items()}
-    finish(output, clips, heard, about(args, features, read), sources.sounds(read), spoken(args, features, read, clips))
+    facts = about(args, features, read) | ({"precision": settled} if marks else {})
+    finish(output, clips, heard, facts, sources.sounds(read), spoken(args, features, read, clips))
 
 
 def subject(args, features, read, given: dict[str, list[dict]]) -> list[dict]:
@@ -147,8 +151,8 @@ def spoken(args, features, read, clips: list[dict]) -> str:
     return found
 
 
-def hear(name: str, features, args) -> dict[str, str]:
-    """What the model `name` writes for the clips of the split of `features`: id → text."""
+def hear(name: str, features, args, settled: str) -> dict[str, str]:
+    """What the model `name` writes for the clips of the split of `features`, computed as `settled`: id → text."""
     from . import cuda
     from .scores import hypotheses
     from .speech.features import FRAMES
@@ -168,7 +172,7 @@ def hear(name: str, features, args) -> dict[str, str]:
         model.to(device)
         heard, _ = hypotheses.in_memory(
             args.batch_size or (64 if device.type == "cuda" else 16),
-            lambda size: hypotheses.transcribe(model, *what, size, name),
+            lambda size: hypotheses.transcribe(model, *what, size, name, settled),
         )
     return dict(zip(heard.ids, heard.texts))
 
@@ -204,6 +208,8 @@ def finish(
     print(table(rates, scoring.headline(language)))
     if why := scoring.because(language):
         print(f"\n{why}")
+    if "precision" in about:
+        print(f"\nComputed in {about['precision']}.")
     print("\n".join(["", *(report.verdict(*pair) for pair in pairs)]))
     print(f"  report  {output / 'report.html'}\n  scores  {output / 'scores.json'}")
     print(f"  every hypothesis  {output / 'hypotheses.tsv'}")

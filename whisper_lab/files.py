@@ -98,11 +98,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
-def claim(folder: Path, plan: dict, flag: str, as_now: Callable[[dict], dict] = lambda plan: plan) -> bool:
+def claim(folder: Path, plan: dict, flag: str, as_now: Callable[[dict], dict] = lambda plan: plan, **beside) -> bool:
     """Write `plan` and the libraries' versions into plan.json of a new `folder`; False if they are there already.
 
-    `as_now` gives a plan of an earlier version the form that it would have today. Raises LabError, naming what differs
-    and the `flag` that chooses another folder, where anything else is there.
+    `as_now` gives a plan of an earlier version the form that it would have today; what is written `beside` it need not
+    be the same. Raises LabError, naming what differs and the `flag` that chooses another folder, where anything else is
+    there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / "plan.json"
@@ -123,7 +124,7 @@ def claim(folder: Path, plan: dict, flag: str, as_now: Callable[[dict], dict] = 
         return False
     if any(not path.name.startswith(".partial-") for path in folder.iterdir()):
         raise LabError(f"{folder} is not empty and was not made by this program; choose another {flag}")
-    write_json(place, {"plan": plan, "versions": versions()})
+    write_json(place, {"plan": plan, "versions": versions(), **beside})
     return True
 
 

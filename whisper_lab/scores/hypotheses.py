@@ -15,6 +15,7 @@ from ..speech.features import FRAMES, pad
 from ..whisper import attention
 from ..whisper.batches import Collator, Example, Windowed, by_length
 from ..whisper.decoding import DEFAULT, Decoded, read_again, token_limit, unlooped
+from ..whisper.precision import autocast
 from . import scoring
 from .drafts import Memory, Writer
 
@@ -38,7 +39,15 @@ class Hypotheses:
 @torch.inference_mode()
 @attention.without_cudnn()
 def transcribe(
-    model, split, tokenizer, collator: Collator, prompt: list[int], lengths: Sequence[int], batch_size: int, title: str
+    model,
+    split,
+    tokenizer,
+    collator: Collator,
+    prompt: list[int],
+    lengths: Sequence[int],
+    batch_size: int,
+    title: str,
+    precision: str = "float32",
 ) -> Hypotheses:
     """The hypotheses of every clip in `split`, at the shortest of the window `lengths` (in frames) that holds it.
 
@@ -49,7 +58,11 @@ def transcribe(
     writer, clips, texts = Writer(model, prompt), Windowed(split), [""] * len(split)
     losses, tokens, waiting = 0.0, 0, []
     batches = list(_batches(split.column("frames"), batch_size, lengths))
-    with tqdm(total=len(split), desc=title, unit="clip", leave=False) as bar, autocast(model.device), _evaluated(model):
+    with (
+        tqdm(total=len(split), desc=title, unit="clip", leave=False) as bar,
+        autocast(model.device.type, precision),
+        _evaluated(model),
+    ):
         for batch, following in zip(batches, [*batches[1:], None]):
             inputs = {k: v.to(model.device) for k, v in collator([clips[item] for item in batch]).items()}
             unread, loss, count = _begin(writer, inputs, batch)
@@ -167,9 +180,3 @@ def _at_30_s(writer: Writer, split, batch_size: int, chosen: list[int]) -> list[
         writer.read(memory, torch.tensor([writer.prompt[:-1]] * len(some), device=writer.model.device))
         read += writer.search(memory, DEFAULT.beams, [token_limit(FRAMES)] * len(some))
     return read
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 on a GPU that has it, fp16 on one that has not, float32 on a CPU, where the short formats are slower."""
-    dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
-    return torch.autocast(device.type, dtype, enabled=device.type == "cuda")

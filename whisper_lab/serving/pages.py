@@ -58,7 +58,7 @@ class Reader:
 
     @cached_property
     def _second(self) -> Transcriber:
-        return Transcriber(self.compare, self.options.engine)
+        return Transcriber(self.compare, self.options.engine, precision=self.options.precision)
 
     def second(self) -> Transcriber:
         """The model to compare with, loaded when it is first asked for."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .. import LabError, command, files
-from ..whisper import checkpoint
+from ..whisper import checkpoint, precision
 from . import captions
 
 DEFAULT = "models/sample"  # what `make demo` leaves
@@ -27,6 +27,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="ctranslate2: int8 on a CPU, float16 on a GPU; transformers: as it was trained; auto (default): "
         "ctranslate2, or transformers on a GPU for which ctranslate2 lacks a library",
+    )
+    add(
+        "--precision",
+        choices=precision.NAMES,
+        default="auto",
+        help="of --engine transformers: auto (default), bf16 where the processor is faster with it, float16 on a GPU; "
+        "float32; bf16",
     )
     add("--language", metavar="CODE", help="spoken language, such as sv (default: the model's own, or sv)")
     add("--task", choices=("transcribe", "translate"), default="transcribe", help="translate: into English")
@@ -111,7 +118,7 @@ def compared(options) -> str | None:
 def transcriber(options):
     from .transcription import Transcriber
 
-    return Transcriber(model(options), options.engine)
+    return Transcriber(model(options), options.engine, precision=options.precision)
 
 
 def decoding(options, reader):

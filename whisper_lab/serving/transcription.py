@@ -48,8 +48,15 @@ class Progress:
 class Transcriber:
     """A fine-tuned or untuned Whisper, ready to read recordings. Safe to use from several threads at once."""
 
-    def __init__(self, model: str, engine: str = backends.AUTO, device: str = "auto", threads: int = 0):
-        """`model`: a folder, a Hub id (NAME or NAME@REVISION) or "sample"; `engine`: "auto" or one of `backends.NAMES`.
+    def __init__(
+        self,
+        model: str,
+        engine: str = backends.AUTO,
+        device: str = "auto",
+        threads: int = 0,
+        precision: str = "auto",
+    ):
+        """`model`: a folder, a Hub id (NAME or NAME@REVISION) or "sample"; the others as `backends.load` has them.
 
         Raises LabError for a model that is not whole, and where the GPU has no room for it.
         """
@@ -59,7 +66,7 @@ class Transcriber:
         self.lengths = self.config.get("trained_windows") or [FRAMES]
         self.tokenizer = checkpoint.load_processor(str(self.folder)).tokenizer
         with cuda.explained(f"loading {model}"):
-            self.backend = backends.load(engine, self.folder, device, threads)
+            self.backend = backends.load(engine, self.folder, device, threads, precision)
         mels = self.config.get("num_mel_bins") or self.backend.model.n_mels  # CTranslate2's config.json lacks them
         self.front_end = FrontEnd(mels).prepared()
 

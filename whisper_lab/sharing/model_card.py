@@ -249,8 +249,11 @@ def _facts(planned: dict, manifest: dict, run: dict) -> dict[str, str]:
     extras = {name: recipe[name] for name in RECIPE if recipe.get(name)}
     more = [RECIPE[name].format(", ".join(v) if isinstance(v, list | tuple) else v) for name, v in extras.items()]
     kwh = run.get("energy_kwh")
-    seconds = f"{run['train_seconds']:,.0f} s on {run['device']}, {run['clips_per_second']:.2f} clips a second"
+    where = (f" in {run['precision']}" if "precision" in run else "") + f" on {run['device']}"
+    seconds = f"{run['train_seconds']:,.0f} s{where}, {run['clips_per_second']:.2f} clips a second"
     resumed = f", after resuming at step {run['resumed_at_step']}" if run["resumed_at_step"] else ""
+    if (begun := planned.get("processor", "")) not in where:
+        resumed += f"; begun on {begun}"
     return {
         "data": f"{_name(corpus)}, {corpus['language']}; licence: {stated or 'not known to this program'}",
         "clips": "; ".join(splits) + f"; fingerprint `{plan['features'][:16]}`",

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .. import LabError, files
-from ..whisper import checkpoint
+from ..whisper import checkpoint, precision
 from . import processes
 from .recipes import Options
 
@@ -22,12 +22,32 @@ def claim(folder: Path, plan: dict) -> bool:
 
     Raises LabError, naming what differs, where it is anything else's.
     """
-    return files.claim(folder, plan, "--output", _as_now)
+    return files.claim(folder, plan, "--output", _as_now, processor=precision.processor(processes.device()))
 
 
 def _as_now(plan: dict) -> dict:
-    """A plan as it would be written today: earlier ones name the model's folder as it was typed. Others' stay."""
-    return plan | ({"model": checkpoint.plain(plan["model"])} if "model" in plan else {})
+    """A plan as it would be written today: earlier ones name the model's folder as it was typed, and no precision.
+    Others' stay."""
+    if "model" not in plan:
+        return plan
+    recipe = plan.get("recipe", {})
+    if "precision" not in recipe:
+        recipe = recipe | {"precision": precision.of_old(processes.device())}
+    return plan | {"model": checkpoint.plain(plan["model"]), "recipe": recipe}
+
+
+def settled(folder: Path, asked: str) -> str:
+    """The precision of the run or study in `folder`: as `asked`; by auto, as it was begun, or what is fastest here."""
+    place, device = folder / "plan.json", processes.device()
+    begun = _as_now(files.read_json(place)["plan"]).get("recipe", {}) if asked == "auto" and place.is_file() else {}
+    return begun.get("precision") or precision.choose(asked, device)
+
+
+def say_moved(folder: Path, asked: str, settled: str) -> None:
+    """Print a line where what is in `folder` was begun on another kind of processor, or would go faster otherwise."""
+    where = files.read_json(folder / "plan.json").get("processor")
+    if said := precision.gone_on_with(settled, asked, where, processes.device()):
+        print(said, flush=True)
 
 
 def check_length(folder: Path, plan: dict, options: Options) -> None:

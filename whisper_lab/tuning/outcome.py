@@ -12,7 +12,7 @@ from ..corpora import corpus
 from ..scores import card, report, scoring, sources
 from ..sharing import model_card, pushing, registry
 from ..stores.store import FeatureSet
-from ..whisper import checkpoint
+from ..whisper import checkpoint, precision
 from . import processes
 from .recipes import Options
 
@@ -87,7 +87,8 @@ def _facts(run, history: list[dict], measure: str) -> dict:
     scored = [entry for entry in history if f"eval_{measure}" in entry]
     speeds = [entry for entry in history if "clips_per_second" in entry]
     gpu = run.model.device.type == "cuda"
-    device = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU cores"
+    name = precision.processor(run.model.device.type)
+    device = name if gpu else f"{torch.get_num_threads()} CPU cores ({name})"
     facts = {
         "best_step": min(scored, key=lambda entry: entry[f"eval_{measure}"])["step"] if scored else None,
         "share": run.share,
@@ -99,6 +100,7 @@ def _facts(run, history: list[dict], measure: str) -> dict:
         "trainable_parameters": run.trained_weights,
         "parameters": run.all_weights,
         "processes": processes.count(),
+        "precision": run.recipe.precision,
         "device": device,
     }
     if gpu:

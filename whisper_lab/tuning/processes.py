@@ -29,6 +29,22 @@ def count() -> int:
     return _state().num_processes
 
 
+def device() -> str:
+    """What is trained on: "cuda", "cpu" or another's name."""
+    return _state().device.type
+
+
+def of_the_first(decide: Callable):
+    """`decide()`, in the first process alone, for all: machines that differ would decide otherwise."""
+    state = _state()
+    decided = [decide() if state.is_main_process else None]
+    if state.num_processes > 1:
+        import torch.distributed
+
+        _wait(lambda: torch.distributed.broadcast_object_list(decided))
+    return decided[0]
+
+
 def together() -> None:
     """Wait until every process is here."""
     _wait(_state().wait_for_everyone)

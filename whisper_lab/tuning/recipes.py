@@ -43,6 +43,7 @@ class Options:
     freeze: tuple[str, ...] = ()
     activation_checkpointing: bool | None = None
     compile: bool | None = None
+    precision: str = "auto"
     blend: str | float = "auto"
     report_to: tuple[str, ...] = ("tensorboard",)
     seed: int = 1
@@ -97,6 +98,7 @@ class Recipe:
     freeze: tuple[str, ...] = ()
     activation_checkpointing: bool = False
     compile: bool = False
+    precision: str = "float32"  # or bf16 or float16, of the matrices that are multiplied
 
 
 # Machines by the memory of a GPU, in GB, and clips a step for each. What the memory holds is decided by `fitted`.
@@ -137,7 +139,8 @@ def filling(memory: float, model, seen: float) -> int:
 
 
 def resolve(options: Options, model, clips: int, processes: int) -> Recipe:
-    """The recipe that `options` stand for with this model and so many clips to train on."""
+    """The recipe that `options`, with a precision that is not auto, stand for with this model and so many clips to
+    train on."""
     from .. import cuda
     from . import compiling, optimizers  # torch: not for a command line's --help
 

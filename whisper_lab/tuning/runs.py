@@ -38,8 +38,8 @@ class Run:
         """Load the model and claim the output folder.
 
         Raises LabError for an unknown optimiser or registry, for features of another front-end or vocabulary than the
-        model's, for sound that is not where --audio says, for an output folder that holds another run, and for --resume
-        with nothing to resume.
+        model's, for sound that is not where --audio says, for an output folder that holds another run, for a precision
+        that the GPU has not, and for --resume with nothing to resume.
         """
         optimizers.full_name(options.optimizer)
         monitoring.check_trackers(options.report_to)
@@ -60,7 +60,10 @@ class Run:
             if name in {"train", "dev", "test", *features.splits}
         }
         self.model = checkpoint.load_model(options.model)
-        self.recipe = recipes.resolve(options, self.model, len(self.splits["train"]), processes.count())
+        settled = processes.of_the_first(lambda: folders.settled(self.folder, options.precision))
+        self.recipe = recipes.resolve(
+            replace(options, precision=settled), self.model, len(self.splits["train"]), processes.count()
+        )
         self.plan = {
             "model": checkpoint.plain(options.model),
             "revision": getattr(self.model.config, "_commit_hash", None),
@@ -153,6 +156,7 @@ class Run:
                 last = resuming.last_checkpoint(self.folder)
                 at = f"{last.name} of {self.recipe.max_steps:,} steps" if last else "the start, before any checkpoint"
                 print(f"Going on from {at}, in {self.folder}.", flush=True)
+                folders.say_moved(self.folder, self.options.precision, self.recipe.precision)
             self.score_untuned()
             self.train()
             self.blend()

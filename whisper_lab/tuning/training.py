@@ -195,7 +195,7 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
             what = self.model, clips, self.processor.tokenizer, self.collator, self.prompt, lengths
             with compiling.paused():
                 heard, self.eval_batch_size = hypotheses.in_memory(
-                    self.eval_batch_size, lambda size: hypotheses.transcribe(*what, size, title)
+                    self.eval_batch_size, lambda size: hypotheses.transcribe(*what, size, title, self.recipe.precision)
                 )
             return heard
 
@@ -298,7 +298,6 @@ def arguments(
     """Seq2SeqTrainingArguments for `recipe`, with checkpoints and the TensorBoard log under `folder`; the best is by
     `measure`."""
     gpu = cuda.available()
-    bf16 = gpu and torch.cuda.is_bf16_supported()
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "log")  # `logging_dir` went away in transformers 5
     name = optimizers.full_name(recipe.optimizer)
     if gpu and name == "adamw_torch":
@@ -315,8 +314,8 @@ def arguments(
         lr_scheduler_type=recipe.schedule,
         optim_target_modules="all-linear",  # what GaLore and APOLLO project; others do not look at it
         optim=name if name != optimizers.MUON else "adamw_torch",  # the Trainer knows no Muon: create_optimizer does
-        bf16=bf16,
-        fp16=gpu and not bf16,
+        bf16=recipe.precision == "bf16",
+        fp16=recipe.precision == "float16",
         eval_strategy="steps",
         eval_steps=recipe.eval_steps,
         save_strategy="steps",
@@ -333,7 +332,7 @@ def arguments(
         label_names=["labels"],
         average_tokens_across_devices=True,
         ddp_find_unused_parameters=False,
-        use_cpu=processes.without_gpu(),
+        use_cpu=processes.device() == "cpu",  # without it, transformers takes bf16 for a GPU's
         restore_callback_states_from_checkpoint=True,  # how long dev has not improved
         seed=recipe.seed,
         disable_tqdm=False,

@@ -25,18 +25,21 @@ CUBLAS = ("libcublas.so.12", "cublas64_12.dll")  # what CTranslate2 4.7 and newe
 SOURCES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
 
 
-def load(name: str, folder: Path, device: str = "auto", threads: int = 0):
+def load(name: str, folder: Path, device: str = "auto", threads: int = 0, precision: str = "auto"):
     """The engine `name` with the model in `folder` (Hugging Face's layout), on "cpu", "cuda" or what there is ("auto").
 
     The engine "auto" is CTranslate2; where that cannot use the GPU that is there, transformers on it, or CTranslate2 on
     the processor, and a line says so. `threads`: CPU threads for a batch; 0 takes all cores that this process may use.
-    Raises LabError where an engine or a device that was named cannot be had.
+    `precision`: of transformers, one of `precision.NAMES`. Raises LabError where an engine, a device or a precision
+    that was named cannot be had.
     """
     if name not in (AUTO, *NAMES):
         raise LabError(f"no engine {name!r}: {' or '.join(NAMES)}")
     threads = threads or _cores()
     if name == "transformers":
-        return Transformers(folder, device, threads)
+        return Transformers(folder, device, threads, precision)
+    if precision != "auto":
+        raise LabError(f"--precision {precision} goes with --engine transformers; leave it out for CTranslate2")
     try:
         return CTranslate2(folder, device, threads)
     except (RuntimeError, ValueError) as error:
@@ -48,7 +51,7 @@ def load(name: str, folder: Path, device: str = "auto", threads: int = 0):
     usable = cuda.available() and not _converted(folder)
     if name != AUTO or device != "auto" and not usable:
         raise LabError(f"{fault}; --engine transformers does without CTranslate2, {cuda.WITHOUT}")
-    instead = Transformers(folder, "auto", threads) if usable else CTranslate2(folder, "cpu", threads)
+    instead = Transformers(folder, "auto", threads, precision) if usable else CTranslate2(folder, "cpu", threads)
     cuda.say(f"{fault}. Instead: {instead.name}, {instead.precision} on {instead.device}.")
     return instead
 
@@ -230,15 +233,16 @@ def weights_digest(folder: Path) -> str:
 
 
 class Transformers:
-    """https://github.com/huggingface/transformers: float32 on a CPU, half precision on a GPU."""
+    """https://github.com/huggingface/transformers: in float32 or bf16 on a CPU, float16 on a GPU."""
 
     name = "transformers"
     workers = 1
 
-    def __init__(self, folder: Path, device: str, threads: int):
+    def __init__(self, folder: Path, device: str, threads: int, precision: str = "auto"):
         import torch
 
         from . import windows
+        from .precision import autocast, choose
 
         torch.set_num_threads(threads)
         place = torch.device("cpu") if device == "cpu" else cuda.device()
@@ -246,8 +250,15 @@ class Transformers:
             raise LabError(f"there is no GPU that torch can use, and device {device!r} was asked for")
         self.device = place.type
         self.model = checkpoint.load_model(str(folder)).eval().to(place)
-        self.precision = "float32" if self.device == "cpu" else "float16"
-        self.model.to(getattr(torch, self.precision))
+        gpu = self.device == "cuda"
+        self.precision = "float16" if gpu and precision == "auto" else choose(precision, self.device)
+        if gpu:
+            self.model.to({"bf16": torch.bfloat16, "float16": torch.float16}.get(self.precision, torch.float32))
+        elif self.precision == "bf16":  # what autocast would round for every window, once: the same numbers
+            for part in {*self.model.modules()} - {self.model.get_output_embeddings()}:
+                if isinstance(part, torch.nn.Linear | torch.nn.Conv1d):
+                    part.to(torch.bfloat16)
+        self._autocast = lambda: autocast(self.device, "float32" if gpu else self.precision)
         self._decode = windows.decode
         self._one_at_a_time = threading.Lock()  # the hooks of short windows change the encoder while it runs
 
@@ -257,7 +268,7 @@ class Transformers:
 
         from .attention import without_cudnn
 
-        with self._one_at_a_time, torch.inference_mode(), without_cudnn():
+        with self._one_at_a_time, torch.inference_mode(), without_cudnn(), self._autocast():
             yield
 
     def encode(self, features: np.ndarray):
