@@ -44,7 +44,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from whisper_lab import command, cuda
 from whisper_lab.tuning import recipes
-from whisper_lab.whisper import checkpoint, windows
+from whisper_lab.whisper import backends, checkpoint, windows
 from whisper_lab.whisper.attention import without_cudnn
 
 PARTS = ("training", "race", "scoring", "command", "serving")
@@ -160,7 +160,7 @@ def rates(report: Report, scale: Scale, model: str) -> None:
     side("ours, default", ours, size, batch_size=size, compile=default.compile)
     side("ours, equal", ours, scale.equal, batch_size=scale.equal)
     side("original, equal", original, scale.equal, per_device_train_batch_size=scale.equal)
-    side("ours, equal, compiled", ours, scale.equal, batch_size=scale.equal, compile=True)
+    side("ours, equal, compiled", ours, scale.equal, batch_size=scale.equal, compile=CUDA)
 
 
 def command_line(report: Report, scale: Scale, args) -> None:
@@ -198,14 +198,11 @@ def serving(report: Report, scale: Scale, model: str) -> None:
         with report.step("serving", "faster-whisper, batched") as figures:
             from faster_whisper import BatchedInferencePipeline, WhisperModel
 
-            folder, _ = checkpoint.folder(model)
-            whole = WhisperModel(
-                str(folder), device="cuda" if CUDA else "cpu", compute_type="float16" if CUDA else "int8"
-            )
-            theirs = BatchedInferencePipeline(whole)
-            figures["times_real_time"] = rate(
-                lambda: list(theirs.transcribe(str(path), language="sv", batch_size=16)[0])
-            )
+            kind = {"device": "cuda", "compute_type": "float16"} if CUDA else {"device": "cpu", "compute_type": "int8"}
+            weights = backends.convert(checkpoint.folder(model)[0], kind["compute_type"])
+            theirs = BatchedInferencePipeline(WhisperModel(str(weights), **kind))
+            given = {"language": "sv", "batch_size": 16}
+            figures["times_real_time"] = rate(lambda: list(theirs.transcribe(str(path), **given)[0]))
 
 
 def table(found: dict) -> str:

@@ -10,11 +10,6 @@ import pytest
 import torch
 from conftest import ROOT
 
-from whisper_lab.corpora import corpus
-from whisper_lab.speech.features import Extract, FrontEnd
-from whisper_lab.stores import engine, store
-from whisper_lab.whisper import checkpoint
-
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 
@@ -30,17 +25,10 @@ def run(*options) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def measured(tiny, processor, tmp_path_factory):
+def measured(features, tiny, tmp_path_factory):
     """The JSON file and what was printed."""
-    folder, rows = tmp_path_factory.mktemp("gpu"), {}
-    for split, count in (("train", 8), ("dev", 2)):
-        clips = corpus.read("sample", "sv-SE", [split], limit=count).splits[split]
-        labels = checkpoint.label_ids(processor.tokenizer, [clip.sentence for clip in clips], "sv")
-        rows[split] = [vars(clip) | {"labels": ids} for clip, ids in zip(clips, labels)]
-    settings = {"corpus": {"name": "test"}, "language": "sv", "front_end": FrontEnd().settings()}
-    store.build(folder / "features", settings, rows, Extract(FrontEnd()), engine.Local(1))
-    options = ["--tiny", "--model", tiny, "--features", folder / "features", "--output", folder / "gpu.json"]
-    status, out, err = run(*options)
+    folder = tmp_path_factory.mktemp("gpu")
+    status, out, err = run("--tiny", "--model", tiny, "--features", features, "--output", folder / "gpu.json")
     assert status == 0, err
     return json.loads((folder / "gpu.json").read_text()), out
 
