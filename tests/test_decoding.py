@@ -24,6 +24,15 @@ def test_one_word_said_for_ever_is_cut():
     assert unlooped([1, 2, *[9] * 50]) == [1, 2, 9]
 
 
+def test_repetition_is_found_wherever_there_is_room_for_it():
+    for copies in (2, 3):
+        for period in range(1, 20):
+            for before in range(3):
+                enough = period + max((copies - 1) * period, LOOP)
+                text = [*range(-before, 0), *(i % period for i in range(enough))]
+                assert loop(text, copies) == before + period and loop(text[:-1], copies) is None
+
+
 def test_a_sentence_said_twice_is_doubted_but_not_cut():
     twice = decoded([*range(14)] * 2)
     assert twice.rambles and unlooped(twice.tokens) == twice.tokens

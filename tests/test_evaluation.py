@@ -3,16 +3,21 @@ import json
 import re
 import shutil
 import sys
+import threading
+from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import browser
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
 from whisper_lab import LabError, evaluation, files
 from whisper_lab.corpora import corpus
-from whisper_lab.scores import hypotheses, report, scoring
+from whisper_lab.scores import drafts, hypotheses, report, scoring
 from whisper_lab.scores.drafts import Writer, highest
 from whisper_lab.speech import audio
 from whisper_lab.speech.features import FRAMES
@@ -23,14 +28,14 @@ WINDOWS = [200, 300, 400]
 
 
 class Split:
-    """Noise of 1 to 3.9 s, of another colour in each clip, and labels."""
+    """Noise of 1 to 3.9 s, or of as many frames as `sizes`, of another colour in each clip, and labels."""
 
-    def __init__(self, labels: list[list[int]]):
+    def __init__(self, labels: list[list[int]], sizes=None, mels: int = 80):
         rng = np.random.default_rng(0)
-        sizes = rng.integers(100, 390, len(labels))
+        sizes = rng.integers(100, 390, len(labels)) if sizes is None else sizes
         self.rows = [
             {"id": f"c{i}", "sentence": "ett", "labels": ids, "frames": int(size)}
-            | {"features": (rng.normal(size=(80, size)) + 3 * rng.normal(size=(80, 1))).astype(np.float16)}
+            | {"features": (rng.normal(size=(mels, size)) + 3 * rng.normal(size=(mels, 1))).astype(np.float16)}
             for i, (size, ids) in enumerate(zip(sizes, labels))
         ]
 
@@ -68,8 +73,12 @@ def encoded(model, collator, split, batch):
     return collator([rows[example] for example in batch])
 
 
+as_on_a_gpu = pytest.mark.parametrize("static", (False, True))
+
+
+@as_on_a_gpu
 @torch.inference_mode()
-def test_what_is_written_after_a_draft_is_what_greedy_decoding_writes(reader, processor):
+def test_what_is_written_after_a_draft_is_what_greedy_decoding_writes(reader, static, monkeypatch):
     """Drafts that are right throughout, right at first, too short, too long and of another prompt."""
     model, prompt, collator, read = reader
     end = collator.end
@@ -87,7 +96,8 @@ def test_what_is_written_after_a_draft_is_what_greedy_decoding_writes(reader, pr
     ]
     drafted = Split([[*prompt[1:], *changes[i % 4](right[i])[:400], end] for i in range(10)])
     inputs = encoded(model, collator, drafted, batch)
-    writer = Writer(model, prompt)
+    writer = Writer(model, prompt, static)
+    monkeypatch.setattr(drafts, "JUDGED", 7)
     begun, loss, count = hypotheses._begin(writer, inputs, batch)
     limits = [token_limit(400)] * 10
     memory = writer.listen(model.get_encoder()(inputs["input_features"]).last_hidden_state)
@@ -103,14 +113,15 @@ def test_what_is_written_after_a_draft_is_what_greedy_decoding_writes(reader, pr
     assert loss == pytest.approx(expected.item(), rel=1e-4) and count == (inputs["labels"] != -100).sum()
 
 
+@as_on_a_gpu
 @torch.inference_mode()
-def test_the_search_with_beams_finds_what_that_of_transformers_finds(reader):
+def test_the_search_with_beams_finds_what_that_of_transformers_finds(reader, static):
     model, prompt, collator, _ = reader
     split = Split([[*prompt[1:], collator.end]] * 6)
     (batch,) = batches.by_length(split.column("frames"), 6, [400])
     out = model.get_encoder()(encoded(model, collator, split, batch)["input_features"])
     theirs = windows.decode(model, out, prompt, 20, DEFAULT.beams)
-    writer = Writer(model, prompt)
+    writer = Writer(model, prompt, static)
     memory = writer.listen(out.last_hidden_state)
     writer.read(memory, torch.tensor([prompt[:-1]] * 6))
     ours = writer.search(memory, DEFAULT.beams, [20] * 6)
@@ -118,11 +129,12 @@ def test_the_search_with_beams_finds_what_that_of_transformers_finds(reader):
     assert [one.ended for one in ours] == [one.ended for one in theirs]
 
 
+@as_on_a_gpu
 @torch.inference_mode()
-def test_texts_that_begin_at_different_places_end_at_their_limits(reader):
+def test_texts_that_begin_at_different_places_end_at_their_limits(reader, static):
     """A text that is at its end waits for the others, past the decoder's last position."""
     model, prompt, _, _ = reader
-    writer = Writer(model, prompt)
+    writer = Writer(model, prompt, static)
     writer.end = -1
     memory = writer.listen(torch.zeros(3, 50, 32))
     texts = [[300] * 223, [], []]
@@ -132,7 +144,7 @@ def test_texts_that_begin_at_different_places_end_at_their_limits(reader):
     assert [len(one.tokens) for one in written] == [224] * 3 and written[1].tokens == written[2].tokens
 
 
-def test_the_right_text_does_not_change_what_is_heard_nor_do_batches(reader):
+def test_the_right_text_does_not_change_what_is_heard_nor_do_batches(reader, monkeypatch):
     _, prompt, collator, read = reader
     plain = Split([[*prompt[1:], collator.end]] * 6)
     heard = read(plain)
@@ -140,6 +152,108 @@ def test_the_right_text_does_not_change_what_is_heard_nor_do_batches(reader):
     english = Split([[prompt[1] + 1, *prompt[2:], 500, collator.end]] * 6)
     assert any(heard.texts) and heard.ids == plain.column("id")
     assert read(other).texts == heard.texts == read(english).texts == read(other, 1).texts
+    monkeypatch.setattr(hypotheses, "Writer", partial(Writer, static=True))
+    assert read(other).texts == heard.texts == read(english).texts and read(plain).loss == pytest.approx(heard.loss)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what a GPU's answer would be waited for."""
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.counted = Counter()
+        for name in ("tolist", "item", "__int__", "__float__"):
+            monkeypatch.setattr(torch.Tensor, name, self._counting(getattr(torch.Tensor, name)))
+
+    def _counting(self, look):
+        def counted(tensor):
+            self.counted["looks"] += 1
+            return look(tensor)
+
+        return counted
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        by_mask = "aten.index" in name and any(one is not None and one.dtype is torch.bool for one in args[1])
+        if by_mask or any(word in name for word in ("nonzero", "equal", "masked_select")):
+            self.counted[name] += 1
+        return function(*args, **kwargs or {})
+
+
+@torch.inference_mode()
+def test_a_gpu_is_waited_for_every_few_tokens_only(reader, monkeypatch):
+    model, prompt, _, _ = reader
+    writer = Writer(model, prompt, static=True)
+    writer.end = -1
+    memory = writer.listen(torch.zeros(3, 50, 32))
+    writer.read(memory, torch.tensor([prompt[:-1]] * 3))
+    with Waits(monkeypatch) as waits:
+        writer.write(memory, [[], [], []], [0.0] * 3, [12, 11, 5])
+        assert waits.counted == {"looks": 2 * 12 / drafts.AHEAD}  # at tokens and at their probabilities
+        writer.search(memory.up_to(len(prompt) - 1), DEFAULT.beams, [12, 11, 5])
+    assert waits.counted == {"looks": 3 * 12 / drafts.AHEAD + 2}
+
+
+def test_a_gpu_plans_few_shapes(processor, monkeypatch):
+    """Of 2,000 clips as long as Common Voice's, whose texts are random: none is the right one, a third is in doubt."""
+    end, prompt, side = 120, [121, 122, 123, 124], {"layers": 1, "attention_heads": 2, "ffn_dim": 32}
+    sizes = {f"{part}_{name}": count for part in ("encoder", "decoder") for name, count in side.items()}
+    sizes |= {"vocab_size": 128, "d_model": 16, "num_mel_bins": 8, "decoder_start_token_id": prompt[0]}
+    config = WhisperConfig(**sizes, **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), end))
+    torch.manual_seed(0)
+    model = windows.allow(WhisperForConditionalGeneration(config).eval())
+    model.generation_config = GenerationConfig(eos_token_id=end, suppress_tokens=prompt, begin_suppress_tokens=[end])
+    planned, attention, rambling = Counter(), drafts.scaled_dot_product_attention, []
+
+    def counted(query, keys, values, attn_mask):
+        planned["decoder", *query.shape[::2], keys.shape[2]] += 1
+        return attention(query, keys, values, attn_mask=attn_mask)
+
+    def random(writer, states):
+        return torch.randn(len(states), 128) * 3 + 2.4 * (torch.arange(128) == end)
+
+    def again(*args):
+        rambling.extend(args[-1])
+        return at_30_s(*args)
+
+    at_30_s = hypotheses._at_30_s
+    monkeypatch.setattr(hypotheses, "_at_30_s", again)
+    monkeypatch.setattr(drafts, "scaled_dot_product_attention", counted)
+    monkeypatch.setattr(Writer, "logits", random)
+    monkeypatch.setattr(hypotheses, "Writer", partial(Writer, static=True))
+    model.get_encoder().conv1.register_forward_pre_hook(
+        lambda _, args: planned.update([("encoder", *args[0].shape[::2])])
+    )
+    rng = np.random.default_rng(0)
+    frames = (100 * np.clip(rng.gamma(9, 3.96 / 9, 2_000), 1, 12)).astype(int)
+    labels = [[*prompt[1:], *rng.integers(0, 120, count // 25).tolist(), end] for count in frames]
+    collator, split = batches.Collator(prompt[0], end), Split(labels, frames, mels=8)
+    heard = hypotheses.transcribe(
+        model, split, processor.tokenizer, collator, prompt, [200, 300, 400, 500, 600, 800, 1_000, FRAMES], 64, ""
+    )
+    assert len(set(heard.texts)) > 1_900 and rambling
+    assert len([shape for shape in planned if shape[0] == "encoder"]) <= 10
+    assert 40 < len(planned) < 100, planned  # over 1,000 with a shape for every number of texts and of tokens
+
+
+def test_batches_are_made_beside_and_the_thread_ends_with_the_work(reader, monkeypatch):
+    model, prompt, collator, read = reader
+    split, threads = Split([[*prompt[1:], collator.end]] * 40), threading.active_count()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(hypotheses, "_begin", interrupted)
+        read(split)
+    assert threading.active_count() == threads
+    split.rows[7]["labels"] = [prompt[0]]
+    with pytest.raises(LabError, match="labels of c7 begin with the token that the decoder adds"):
+        read(split)
+    assert threading.active_count() == threads
+    made = hypotheses._collated([[i] for i in range(9)], {i: i for i in range(9)}, lambda rows: rows, model.device)
+    assert [next(made), next(made)] == [[0], [1]] and threading.active_count() == threads + 1
+    assert list(made) == [[i] for i in range(2, 9)] and threading.active_count() == threads
 
 
 def test_highest_is_topk():

@@ -1,10 +1,12 @@
 """A split decoded fast → hypotheses → scores."""
 
 import gc
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -17,9 +19,10 @@ from ..whisper.batches import Collator, Example, Windowed, by_length
 from ..whisper.decoding import DEFAULT, Decoded, read_again, token_limit, unlooped
 from ..whisper.precision import autocast
 from . import scoring
-from .drafts import Memory, Writer
+from .drafts import Memory, Writer, there
 
-SHORTER = 3
+SHORTER = 3  # on a CPU, which is no faster with more; on a GPU, clips of as much sound as at 30 s, since that fits
+READY = 2  # batches that are made before they are wanted
 
 
 @dataclass(frozen=True)
@@ -53,27 +56,37 @@ def transcribe(
 
     Clips are sorted by length, in batches of `batch_size` at 30 s and of more on shorter windows; each is encoded once,
     for the loss and for the text, of which only what differs from the right one is decoded step by step (`drafts`).
-    What is in doubt is read with beams, and what rambles at 30 s, as it is when the model is served.
+    What is in doubt is read with beams, and what rambles at 30 s, as it is when the model is served; that at the end,
+    since it takes as many steps for one clip as for a batch.
     """
     writer, clips, texts = Writer(model, prompt), Windowed(split), [""] * len(split)
-    losses, tokens, waiting = 0.0, 0, []
-    batches = list(_batches(split.column("frames"), batch_size, lengths))
+    losses, tokens, waiting, rambling = 0.0, 0, [], []
+    batches = list(_batches(split.column("frames"), batch_size, lengths, writer.static))
+
+    def written(clip: int, one: Decoded) -> None:
+        texts[clip] = tokenizer.decode(unlooped(one.tokens), skip_special_tokens=True).strip()
+        bar.update()
+
     with (
         tqdm(total=len(split), desc=title, unit="clip", leave=False) as bar,
         autocast(model.device.type, precision),
         _evaluated(model),
     ):
-        for batch, following in zip(batches, [*batches[1:], None]):
-            inputs = {k: v.to(model.device) for k, v in collator([clips[item] for item in batch]).items()}
-            unread, loss, count = _begin(writer, inputs, batch)
-            losses, tokens, waiting = losses + loss, tokens + count, [*waiting, unread]
-            size = sum(len(one.clips) * one.frames for one in waiting)
-            if following and size < batch_size * FRAMES and unread.frames < FRAMES:
-                continue  # what is not finished is finished together with that of other batches
-            for clip, one in _finish(writer, waiting, partial(_at_30_s, writer, split, batch_size)):
-                texts[clip] = tokenizer.decode(unlooped(one.tokens), skip_special_tokens=True).strip()
-                bar.update()
-            waiting = []
+        with closing(_collated(batches, clips, collator, model.device)) as collated:
+            for batch, inputs, following in zip(batches, collated, [*batches[1:], None]):
+                unread, loss, count = _begin(writer, inputs, batch)
+                losses, tokens, waiting = losses + loss, tokens + count, [*waiting, unread]
+                size = sum(one.settled.count(None) * one.frames for one in waiting)
+                if following and size < batch_size * FRAMES and unread.frames < FRAMES:
+                    continue  # what is not finished is finished together with that of other batches
+                for clip, one in _finish(writer, waiting):
+                    if one:
+                        written(clip, one)
+                    else:
+                        rambling.append(clip)
+                waiting = []
+        for clip, one in zip(rambling, _at_30_s(writer, split, batch_size, rambling)):
+            written(clip, one)
     return Hypotheses(split.column("id"), split.column("sentence"), texts, losses / max(tokens, 1), tokens)
 
 
@@ -103,11 +116,34 @@ def in_memory(batch_size: int, read: Callable[[int], Hypotheses]) -> tuple[Hypot
         print(f"\nOut of GPU memory while scoring: from now on {batch_size} clips at a time.", flush=True)
 
 
-def _batches(frames: Sequence[int], batch_size: int, lengths: Sequence[int]) -> Iterator[list[Example]]:
-    """As `by_length`, with up to `SHORTER` times as many clips where windows are as much shorter than 30 s."""
+def _batches(frames: Sequence[int], batch_size: int, lengths: Sequence[int], fill: bool) -> Iterator[list[Example]]:
+    """As `by_length`, with more clips the shorter windows are: up to `SHORTER` times, or what is as long together."""
     for window in by_length(frames, max(1, len(frames)), lengths):
-        size = batch_size * min(SHORTER, FRAMES // window[0].window)
+        times = FRAMES // window[0].window
+        size = batch_size * (times if fill else min(SHORTER, times))
         yield from (window[i : i + size] for i in range(0, len(window), size))
+
+
+def _collated(
+    batches: list[list[Example]], clips: Windowed, collator: Collator, device: torch.device
+) -> Iterator[dict]:
+    """The tensors of each of `batches`, which a thread makes beside the work on those before. close() ends that."""
+
+    def made(batch: list[Example]) -> dict:
+        inputs = collator([clips[item] for item in batch])
+        if device.type == "cuda":  # so that the GPU fetches it by itself
+            inputs["input_features"] = inputs["input_features"].pin_memory()
+        return inputs
+
+    left, aside = iter(batches), ThreadPoolExecutor(1)
+    try:
+        coming = deque(aside.submit(made, batch) for batch in islice(left, READY))
+        while coming:
+            inputs = coming.popleft().result()
+            coming.extend(aside.submit(made, batch) for batch in islice(left, 1))
+            yield inputs
+    finally:
+        aside.shutdown(cancel_futures=True)
 
 
 @dataclass
@@ -124,30 +160,36 @@ class Begun:
 
 def _begin(writer: Writer, inputs: dict, batch: list[Example]) -> tuple[Begun, float, int]:
     """What the right texts tell of the texts of a collated `batch`; the sum of their tokens' losses; their number."""
-    frames, prompt = batch[0].window, writer.prompt
-    ids, labels = inputs["decoder_input_ids"], inputs["labels"]
-    memory = writer.listen(writer.model.get_encoder()(inputs["input_features"]).last_hidden_state)
-    learnt = labels != -100
-    logits, wanted = writer.logits(writer.read(memory, ids)[learnt]), labels[learnt]
-    loss = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum").item()
-    start = torch.tensor(prompt, device=ids.device)
-    if ids.shape[1] >= len(prompt) and (ids[:, : len(prompt)] == start).all() and learnt[:, len(prompt) - 1].all():
-        drafts = [row[mask].tolist() for row, mask in zip(labels, learnt)]
-        texts, scores = writer.verified(logits, drafts, token_limit(frames))
+    frames, prompt, device = batch[0].window, writer.prompt, writer.model.device
+    given, labels = inputs["decoder_input_ids"], inputs["labels"]
+    learnt, start = labels != -100, torch.tensor(prompt)  # on the CPU, where nothing waits for them
+    wanted = labels[learnt]
+    parts = inputs["input_features"], given, learnt.flatten().nonzero()[:, 0], wanted, learnt.cumsum(1)[learnt] == 1
+    features, ids, places, *judged = (part.to(device, non_blocking=True) for part in parts)
+    memory = writer.listen(writer.model.get_encoder()(features).last_hidden_state)
+    loss, *likeliest = writer.judged(writer.read(memory, ids).flatten(0, 1)[places], *judged)
+    if given.shape[1] >= len(prompt) and (given[:, : len(prompt)] == start).all() and learnt[:, len(prompt) - 1].all():
+        drafts = [draft.tolist() for draft in wanted.split(learnt.sum(1).tolist())]
+        texts, scores = writer.verified(drafts, *(part.tolist() for part in likeliest), token_limit(frames))
     else:  # labels for another prompt
         memory = memory.up_to(0)
-        writer.read(memory, start[None, :-1].expand(len(ids), -1))
+        writer.read(memory, there(prompt[:-1], device).expand(len(ids), -1))
         texts, scores = [[] for _ in batch], [0.0] * len(batch)
-    memory.read = torch.tensor([len(prompt) - 1 + len(text) for text in texts], device=ids.device)
     settled = [writer.decoded(*one) if writer.done(one[0], token_limit(frames)) else None for one in zip(texts, scores)]
     settled = [None if one is None or one.doubtful else one for one in settled]
-    open_ = torch.tensor([i for i, one in enumerate(settled) if one is None], device=ids.device)
-    kept = memory.of(open_, open_) if len(open_) else None
-    return Begun([example.clips[0] for example in batch], frames, texts, scores, settled, kept), loss, len(wanted)
+    kept, open_ = None, [i for i, one in enumerate(settled) if one is None]
+    if open_:
+        read = [len(prompt) - 1 + len(texts[i]) for i in open_]
+        some = there(open_, device)
+        kept = memory.up_to(max(read)).of(some, some)
+        kept.read = there(read, device)
+    begun = Begun([example.clips[0] for example in batch], frames, texts, scores, settled, kept)
+    return begun, loss.item(), len(wanted)
 
 
-def _finish(writer: Writer, begun: list[Begun], at_30_s) -> Iterator[tuple[int, Decoded]]:
-    """Each clip and its text: those that were not settled are written to their ends, and read again if in doubt."""
+def _finish(writer: Writer, begun: list[Begun]) -> Iterator[tuple[int, Decoded | None]]:
+    """Each clip and its text: those that were not settled are written to their ends, and read again if in doubt. None:
+    it rambles even so, and is to be read at 30 s."""
     open_ = []
     for one in begun:
         for clip, text, score, settled in zip(one.clips, one.texts, one.scores, one.settled):
@@ -159,16 +201,17 @@ def _finish(writer: Writer, begun: list[Begun], at_30_s) -> Iterator[tuple[int, 
         return
     clips, texts, scores, limits = map(list, zip(*open_))
     memory = Memory.joined([one.memory for one in begun if one.memory])
+    for one in begun:
+        one.memory = None  # or there would be two of each
     start = memory.up_to(len(writer.prompt) - 1)
     greedy = writer.write(memory, texts, scores, limits)
 
     def with_beams(chosen: list[int]) -> list[Decoded]:
-        some = torch.tensor(chosen, device=start.read.device)
+        some = there(chosen, start.read.device)
         return writer.search(start.of(some, some), DEFAULT.beams, [limits[i] for i in chosen])
 
     frames = max(one.frames for one in begun)
-    read = read_again(greedy, frames, DEFAULT.beams, with_beams, lambda chosen: at_30_s([clips[i] for i in chosen]))
-    yield from zip(clips, read)
+    yield from zip(clips, read_again(greedy, frames, DEFAULT.beams, with_beams, lambda chosen: [None] * len(chosen)))
 
 
 def _at_30_s(writer: Writer, split, batch_size: int, chosen: list[int]) -> list[Decoded]:

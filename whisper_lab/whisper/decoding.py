@@ -74,7 +74,7 @@ def token_limit(frames: int) -> int:
 def loop(tokens: Sequence[int], copies: int = 3) -> int | None:
     """Where `tokens` begin to repeat what went before, `copies` of it in a row, by `LOOP` tokens or more; else None."""
     found = None
-    for period in range(1, len(tokens) // 2 + 1):
+    for period in range(1, min(len(tokens) // copies, len(tokens) - LOOP) + 1):  # of others there is no room for enough
         run = 0
         for i in range(period, len(tokens)):
             run = run + 1 if tokens[i] == tokens[i - period] else 0
