@@ -66,14 +66,15 @@ class Repeated:
 
 
 class Rate(TrainerCallback):
-    """Clips a second over `seconds`, then `profiled` steps under the profiler, then the end of the training."""
+    """Clips a second over `seconds`, after `skipped` steps, then `profiled` ones under the profiler; then the training
+    ends."""
 
-    def __init__(self, size: int, seconds: float, profiled: int, found: dict):
-        self.size, self.seconds, self.profiled, self.found = size, seconds, profiled, found
+    def __init__(self, size: int, seconds: float, skipped: int, profiled: int, found: dict):
+        self.size, self.seconds, self.skipped, self.profiled, self.found = size, seconds, skipped, profiled, found
         self.used, self.profile = [], None
 
     def on_step_end(self, args, state, control, **_):
-        steps = state.global_step - SKIPPED
+        steps = state.global_step - self.skipped
         if steps == 0:
             self.began = self.sampled = now()
         elif self.profile:

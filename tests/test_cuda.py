@@ -158,7 +158,7 @@ def test_of_two_gpus_a_process_takes_the_one_with_most_memory_free_and_says_so(m
 def test_the_trainer_has_one_gpu_and_no_data_parallel(monkeypatch, tmp_path):
     current = two_cards(monkeypatch)
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    monkeypatch.setattr(processes, "device", lambda: "cuda")  # accelerate asks once in a process
     recipe = recipes.Recipe("adamw", 1e-5, 4, 4, 1, 1, 0.01, "short", 1, 1.0, 1)
     made = training.arguments(recipe, tmp_path)
     assert made.device == torch.device("cuda", 1) and made.n_gpu == 1 and made.train_batch_size == 4
