@@ -22,7 +22,7 @@ from ..whisper.decoding import Decoded
 ROOM = 16  # tokens that the memory of a text grows by
 FEWER = 0.6  # share of a batch still being written below which the rest is dropped: moving it costs about a step
 KEYS, ROWS = 64, 16  # the fewest where sizes are few, which double: a GPU takes no less time for less
-AHEAD = 4  # tokens between looks there: up to three are written for nothing, and a look costs a quarter of a step
+AHEAD = 4  # tokens between looks there: up to three for nothing, and a look costs a quarter of a step (by reckoning)
 JUDGED = 1_024  # tokens whose logits are in memory at once: 0.2 GB in float32, and as much again for each copy
 
 
@@ -266,15 +266,18 @@ class Writer:
             self._bar(logits, torch.ones_like(ids[:, 0], dtype=torch.bool) if step == 0 else None)
             best, tokens = highest(logits, branches)
             best = (best - total).double().view(clips, beams, -1) + sums[..., None]
+            # Of all branches of a clip the best, twice as many as beams; those that end there, if they are among the
+            # first half of them; and those to go on with.
             best, order = (part[:, :branches] for part in best.flatten(1).sort(descending=True, stable=True))
             tokens, beam = tokens.view(clips, -1).gather(1, order), order // branches
             texts = _of_each(texts, beam)
             texts[..., step] = tokens
-            stops = (tokens == self.end) | (limit <= step + 1)[:, None]
+            last = limit <= step + 1
+            stops = (tokens == self.end) | last[:, None]
             new = (best / (step + 1)).masked_fill(~stops | over[:, None], -torch.inf)[:, :beams]
             means, order = (part[:, :beams] for part in torch.cat([means, new], 1).sort(descending=True, stable=True))
             ended = _of_each(torch.cat([ended, texts[:, :beams]], 1), order)
-            over = over | (means[:, -1] > -torch.inf) | (limit <= step + 1)
+            over = over | (means[:, -1] > -torch.inf) | last
             going = stops.byte().sort(stable=True)[1][:, :beams]
             sums, tokens, beam = (part.gather(1, going) for part in (best, tokens, beam))
             texts = _of_each(texts, going)

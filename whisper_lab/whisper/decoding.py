@@ -75,10 +75,10 @@ def loop(tokens: Sequence[int], copies: int = 3) -> int | None:
     """Where `tokens` begin to repeat what went before, `copies` of it in a row, by `LOOP` tokens or more; else None."""
     found = None
     for period in range(1, min(len(tokens) // copies, len(tokens) - LOOP) + 1):  # of others there is no room for enough
-        run = 0
+        run, enough = 0, max((copies - 1) * period, LOOP)
         for i in range(period, len(tokens)):
             run = run + 1 if tokens[i] == tokens[i - period] else 0
-            if run >= max((copies - 1) * period, LOOP):
+            if run >= enough:
                 found = min(i - run + 1, found or len(tokens))
                 break
     return found
