@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from accelerate.state import AcceleratorState
 from conftest import ROOT
 
 from whisper_lab import LabError, command, cuda, evaluation
@@ -21,7 +22,7 @@ from whisper_lab.serving.transcription import Transcriber
 from whisper_lab.speech.features import FRAMES
 from whisper_lab.stores import store
 from whisper_lab.tuning import monitoring, processes, recipes, runs, training
-from whisper_lab.whisper import attention, backends, checkpoint
+from whisper_lab.whisper import attention, backends, checkpoint, precision
 
 OLD = (
     "The NVIDIA driver on your system is too old (found version 12040). Please update your GPU driver by downloading "
@@ -36,6 +37,13 @@ FULL = [
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("CUDA failed with error out of memory"),  # CTranslate2's
 ]
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """What accelerate found here, which it keeps for the process: the cards of one test are not there in the next."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(autouse=True)
@@ -239,7 +247,7 @@ def test_wherever_a_gpu_is_used_a_full_one_is_a_line(features, tiny, tmp_path, m
             Transcriber(str(tiny), "transformers")
         args = SimpleNamespace(split="dev", limit=2, batch_size=None)
         with pytest.raises(LabError, match=f"while scoring with {tiny}"):
-            evaluation.hear(str(tiny), store.FeatureSet(features), args)
+            evaluation.hear(str(tiny), store.FeatureSet(features), args, "float32")
     run.model.register_forward_pre_hook(full)
     run.model.get_encoder().register_forward_pre_hook(full)
     with pytest.raises(LabError, match="while training and scoring"):  # the untuned scores
@@ -362,6 +370,7 @@ def test_where_they_are_missing_another_engine_runs_and_a_line_says_which(served
             backends.load(engine, tiny, device)
     monkeypatch.setattr(cuda, "available", lambda: True)
     monkeypatch.setattr(cuda, "device", lambda: torch.device("cpu"))  # as far as this machine can go
+    monkeypatch.setattr(precision, "choose", lambda *_: "float32")
     assert named(backends.load("auto", tiny)) == "transformers, float32 on cpu"
     assert Transcriber(str(tiny)).facts()["engine"] == "transformers, float32 on cpu"
     found = [line for line in capsys.readouterr().err.splitlines() if "Instead" in line]

@@ -162,6 +162,9 @@ def _begin(writer: Writer, inputs: dict, batch: list[Example]) -> tuple[Begun, f
     """What the right texts tell of the texts of a collated `batch`; the sum of their tokens' losses; their number."""
     frames, prompt, device = batch[0].window, writer.prompt, writer.model.device
     given, labels = inputs["decoder_input_ids"], inputs["labels"]
+    if not writer.static:  # a CPU computes what it is given
+        longest = int((labels != -100).any(0).nonzero().max()) + 1
+        given, labels = given[:, :longest], labels[:, :longest]
     learnt, start = labels != -100, torch.tensor(prompt)  # on the CPU, where nothing waits for them
     wanted = labels[learnt]
     parts = inputs["input_features"], given, learnt.flatten().nonzero()[:, 0], wanted, learnt.cumsum(1)[learnt] == 1
