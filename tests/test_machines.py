@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from functools import partialmethod
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -335,3 +337,30 @@ def test_a_run_measures_itself(features, tiny, tmp_path):
     assert scored[-1] < 16  # a rate of nothing does not improve dev
     trainable = run.trained_weights
     assert run.trainer.optimizer_state_bytes == pytest.approx(8 * trainable, rel=0.01)
+
+
+def test_a_gpu_is_given_as_many_clips_as_it_holds_and_the_rate_for_them(monkeypatch):
+    small = SimpleNamespace(config=SimpleNamespace(d_model=768, encoder_layers=12), num_parameters=lambda: 242_000_000)
+
+    def batch_and_rate(clips: int, processes: int = 1, **given) -> tuple[int, float]:
+        recipe = recipes.resolve(recipes.Options(precision="bf16", **given), small, clips, processes)
+        return recipe.batch_size, recipe.learning_rate
+
+    assert batch_and_rate(281) == (8, 1.25e-5) and batch_and_rate(7_308) == (16, 1.25e-5)
+    monkeypatch.setattr("whisper_lab.cuda.smallest_memory", lambda: 80 * 10**9)
+    assert batch_and_rate(281) == (8, 1.25e-5) and batch_and_rate(7_308) == (64, 2.5e-5)
+    assert batch_and_rate(30_000) == (256, 5e-5) and batch_and_rate(30_000, processes=4) == (4 * 64, 5e-5)
+    assert batch_and_rate(7_308, batch_size=16) == (16, 1.25e-5) and batch_and_rate(7_308, preset="24gb")[0] == 32
+    assert batch_and_rate(7_308, learning_rate=1e-5) == (64, 1e-5)
+    monkeypatch.setattr("whisper_lab.cuda.smallest_memory", lambda: 16 * 10**9)
+    assert batch_and_rate(30_000) == (32, pytest.approx(1.25e-5 * 2**0.5))
+
+
+def test_a_run_goes_on_with_the_batches_that_another_machine_chose(features, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("whisper_lab.cuda.smallest_memory", lambda: 80 * 10**9)
+    monkeypatch.setattr(recipes, "STEPS", 2)
+    options = recipes.Options(features=str(features), model=str(tiny), output=str(tmp_path / "run"), compile=True)
+    begun = runs.Run(options, store.FeatureSet(features)).recipe
+    assert begun.batch_size > 16 and begun.compile
+    monkeypatch.undo()
+    assert runs.Run(replace(options, compile=None), store.FeatureSet(features)).recipe == begun

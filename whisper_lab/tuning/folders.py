@@ -26,21 +26,29 @@ def claim(folder: Path, plan: dict) -> bool:
 
 
 def _as_now(plan: dict) -> dict:
-    """A plan as it would be written today: earlier ones name the model's folder as it was typed, and no precision.
-    Others' stay."""
+    """A plan as it would be written today: earlier ones name the model's folder as it was typed, no precision, and were
+    not compiled. Others' stay."""
     if "model" not in plan:
         return plan
-    recipe = plan.get("recipe", {})
+    recipe = {"compile": False} | plan.get("recipe", {})
     if "precision" not in recipe:
-        recipe = recipe | {"precision": precision.of_old(processes.device())}
+        recipe["precision"] = precision.of_old(processes.device())
     return plan | {"model": checkpoint.plain(plan["model"]), "recipe": recipe}
 
 
-def settled(folder: Path, asked: str) -> str:
-    """The precision of the run or study in `folder`: as `asked`; by auto, as it was begun, or what is fastest here."""
+def as_begun(folder: Path, options: Options) -> Options:
+    """`options` for the run or study in `folder`, with all that else the machine decides: as it was decided where that
+    was begun, whatever this machine is; a precision always."""
     place, device = folder / "plan.json", processes.device()
-    begun = _as_now(files.read_json(place)["plan"]).get("recipe", {}) if asked == "auto" and place.is_file() else {}
-    return begun.get("precision") or precision.choose(asked, device)
+    begun = _as_now(files.read_json(place)["plan"]).get("recipe", {}) if place.is_file() else {}
+    changes = {
+        name: begun[name] for name in ("compile", "learning_rate") if getattr(options, name) is None and name in begun
+    }
+    if options.batch_size is None and options.preset is None and "batch_size" in begun:
+        changes["batch_size"] = max(1, begun["batch_size"] // processes.count())
+    there = begun.get("precision") if options.precision == "auto" else None
+    changes["precision"] = there or precision.choose(options.precision, device)
+    return replace(options, **changes)
 
 
 def say_moved(folder: Path, asked: str, settled: str) -> None:

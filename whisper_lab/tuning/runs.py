@@ -60,10 +60,8 @@ class Run:
             if name in {"train", "dev", "test", *features.splits}
         }
         self.model = checkpoint.load_model(options.model)
-        settled = processes.of_the_first(lambda: folders.settled(self.folder, options.precision))
-        self.recipe = recipes.resolve(
-            replace(options, precision=settled), self.model, len(self.splits["train"]), processes.count()
-        )
+        begun = processes.of_the_first(lambda: folders.as_begun(self.folder, options))
+        self.recipe = recipes.resolve(begun, self.model, len(self.splits["train"]), processes.count())
         self.plan = {
             "model": checkpoint.plain(options.model),
             "revision": getattr(self.model.config, "_commit_hash", None),

@@ -61,10 +61,9 @@ class Study:
         checkpoint.load_processor(name)  # a model that is not whole is refused now, before the folder is claimed
         sizes = checkpoint.load_model(name)  # recipes depend on them
         clips = self.features.manifest["splits"]["train"]["rows"]
-        asked, found, rates = self.options[0].precision, {}, {one.optimizer: [] for one in self.options}
-        self.precision = processes.of_the_first(lambda: folders.settled(self.folder, asked))
-        for one in self.options:
-            one = replace(one, precision=self.precision)  # of all runs, wherever they are gone on with
+        found, rates = {}, {one.optimizer: [] for one in self.options}
+        for one in self.options:  # of all runs the same, wherever they are gone on with
+            one = processes.of_the_first(lambda one=one: folders.as_begun(self.folder, one))
             recipe = recipes.resolve(one, sizes, clips, processes.count())
             rate = recipe.learning_rate
             name = f"{one.optimizer}-{rate:g}-seed{one.seed}"
@@ -96,7 +95,7 @@ class Study:
         with folders.alone(self.folder):
             if processes.first() and self.begun and not self.finished:
                 print(f"Going on: {self.progress()}.", flush=True)
-                folders.say_moved(self.folder, self.options[0].precision, self.precision)
+                folders.say_moved(self.folder, self.options[0].precision, next(iter(self.runs.values())).precision)
             try:
                 self.train()
             except KeyboardInterrupt:
