@@ -14,7 +14,7 @@ time: ours as in training; the original in batches of 8, 30 s windows, `generate
 
 Command: training-pipeline.py on --features with its defaults, from its start to its report.
 
-Serving: ten minutes of the sample's speech, ours with its defaults and faster-whisper's batched pipeline in float16,
+Serving: five minutes of the sample's speech, ours with its defaults and faster-whisper's batched pipeline in float16,
 both in a second pass, and both only where CTranslate2 finds a GPU; ours by transformers besides.
 
 The original attends by the backends that ours does: cuDNN's would plan anew for every length of a text. "Computes": the
@@ -85,7 +85,7 @@ class Scale:
         return model
 
 
-SMALL = Scale(768, 12, 12, 10.0, 12.0, 144, 8_192, SKIPPED, 12, 10)
+SMALL = Scale(768, 12, 12, 10.0, 12.0, 144, 8_192, SKIPPED, 12, 5)
 TINY = Scale(32, 1, 2, 0.1, 0.3, 4, 96, 1, 2, 0.1)
 
 

@@ -21,7 +21,8 @@ FACTORS = {
     "paged_lion_8bit": 0.2,
 }
 LORA_FACTOR = 10.0  # at any rank (Schulman et al., "LoRA without regret", 2025)
-SHORT_NAMES = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "lion": "lion_32bit"}
+# AdamW in one pass over the weights: a fraction of the time, on a CPU above all.
+SHORT_NAMES = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit", "lion": "lion_32bit"}
 MUON = "muon"
 # They step inside the backward pass: accumulation, clipping and (but for LOMO) the schedule do not reach them, and
 # their state is in no checkpoint. GrokAdamW 0.1.2 keys its own by objects that are others in the next process.

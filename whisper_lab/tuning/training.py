@@ -300,8 +300,6 @@ def arguments(
     gpu = cuda.available()
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "log")  # `logging_dir` went away in transformers 5
     name = optimizers.full_name(recipe.optimizer)
-    if gpu and name == "adamw_torch":
-        name = "adamw_torch_fused"  # the same steps in one kernel for many weights
     return Arguments(
         output_dir=str(folder / "checkpoints"),
         max_steps=recipe.max_steps,
