@@ -1,7 +1,8 @@
 """Whether matrices are multiplied in float32 or in bf16, half as many bits, which some processors do twice as fast.
 
 Only some: without instructions for it, bf16 is slower than float32. So `auto` goes by what the processor has, and where
-that does not tell, by a short trial. Weights stay in float32, and so do sums, by torch's autocast.
+that does not tell, by a short trial. Weights stay in float32, and so do sums, by torch's autocast. Logits are rounded
+too: in float32 they brought scores no nearer to float32's, as the decoder's states are rounded before.
 """
 
 import platform
