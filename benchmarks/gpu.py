@@ -1,6 +1,6 @@
 """On a GPU: what this lab promises there, beside the original recipe as good as we can make it, and the goals.
 
-    python benchmarks/gpu.py [--features features/sample] [--only rates|race|command|serving] [--output gpu.json]
+    python benchmarks/gpu.py [--features features/sample] [--only rates race command serving] [--output gpu.json]
     python benchmarks/gpu.py --tiny      # to try the script, on whatever there is: its figures say nothing
 
 Training: clips a second, memory, and the share of the time that the GPU computes. Whisper small with random weights, on
@@ -278,7 +278,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="sample", help="a folder, a Hub id or sample (Whisper base)")
     parser.add_argument("--features", help="a folder of features of --model's mels: runs the race, too")
-    parser.add_argument("--only", choices=("rates", "race", "command", "serving"))
+    parts = ("rates", "race", "command", "serving")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--output", help="a JSON file, written anew after every figure")
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
@@ -287,10 +288,9 @@ def main() -> int:
         return 0
     scale, report = TINY if args.tiny else SMALL, Report(args.output)
     report.found["machine"] = machine()
-    chosen = [args.only] if args.only else ["rates", "race", "command", "serving"]
-    if "rates" in chosen:
+    if "rates" in args.only:
         rates(report, scale, args.model)
-    if "race" in chosen and args.features:
+    if "race" in args.only and args.features:
         tuned = None
         with report.step("race", "both") as figures:
             found, tuned = race(args.model, args.features, scale.race_seconds)
@@ -299,9 +299,9 @@ def main() -> int:
             with report.step("scoring", scores.__name__.split("_")[0]) as figures:
                 figures |= scores(tuned, scale.seconds)
         tuned = None
-    if "command" in chosen and args.features:
+    if "command" in args.only and args.features:
         command_line(report, scale, args)
-    if "serving" in chosen:
+    if "serving" in args.only:
         serving(report, scale, args.model)
     report.found["goals"] = goals(report.found)
     report.write()

@@ -19,7 +19,10 @@ with contextlib.suppress(ValueError):  # Ctrl-C works as in a terminal, even whe
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-LONGEST = "pages training study transcription cluster machines commands store live any_whisper film_page".split()
+LONGEST = (
+    "pages training study transcription machines cluster commands gpu_benchmark precision evaluation cuda store live "
+    "any_whisper film_page"
+).split()
 
 
 def pytest_collection_modifyitems(items):

@@ -137,7 +137,7 @@ def test_compiled_layers_have_the_losses_of_plain_ones_from_two_graphs(features,
         pytest.skip(f"torch.compile does not work here: {why}")
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    settings = {"max_steps": 50, "learning_rate": 0.003, "batch_size": 4}
+    settings = {"max_steps": 50, "learning_rate": 0.003, "batch_size": 4, "window": "short"}
     found = [
         make_run(features, tiny, tmp_path / name, compile=compiled, **settings)
         for name, compiled in (("plain", False), ("compiled", True))

@@ -168,6 +168,8 @@ class Collection:
         if self.folder.exists() and (
             not self.folder.is_dir() or any(not path.name.startswith(".") for path in self.folder.iterdir())
         ):
+            if self._begun():  # by another process, since it was looked at
+                return self._state()
             raise LabError(
                 f"{self.folder} holds something else than a collection of clips; choose a new or empty --collect"
             )
