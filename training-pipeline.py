@@ -58,7 +58,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--optimizer", nargs="+", default=["adamw"],
         help="adamw (default), adagrad, adafactor, or others of transformers")
     add("--learning-rate", nargs="+", type=command.positive, metavar="RATE",
-        help="default: by model size, optimiser and, above 16, the root of the clips a step")
+        help="default: by model size and optimiser; with more than 16 clips a step, times the root of clips / 16")
     add("--seeds", "--seed", nargs="+", type=int, default=[1], metavar="N", help="of the order of clips (default 1)")
     add("--label-smoothing", type=command.share, default=0.0, metavar="SHARE",
         help="of the aim, for all tokens alike (default 0)")
@@ -71,8 +71,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--patience", type=command.count, metavar="N",
         help="stop when dev has not improved in so many scorings (default: go on)")
     add("--batch-size", type=command.count, metavar="N",
-        help="clips a step and device (default 16, or 8 below 2,000 clips; on a GPU what its memory holds, and what "
-        "leaves 400 steps)")
+        help="clips a step and device (default 16, or 8 below 2,000 clips; on a GPU the most that fits its memory "
+        "and leaves 400 steps)")
     add("--accumulation", type=command.count, default=1, metavar="N",
         help="batches a step: memory of one, gradient of all")
     add = parser.add_argument_group("what the model is shown").add_argument

@@ -152,10 +152,10 @@ def rates(report: Report, scale: Scale, model: str) -> None:
     def side(name: str, make, size: int, **choices) -> None:
         with tempfile.TemporaryDirectory() as scratch, report.step("training", name) as figures:
             trainer = make(windows.allow(copy.deepcopy(start)), splits, processor, scratch, **choices)
-            figures["batch_size"] = size
             trainer.add_callback(Rate(size, scale.seconds, scale.skipped, scale.profiled, figures))
             with without_cudnn():
                 trainer.train()
+            figures["batch_size"] = size
 
     usual = min(16, scale.equal)
     side("original, default", original, usual, per_device_train_batch_size=usual)
@@ -165,7 +165,7 @@ def rates(report: Report, scale: Scale, model: str) -> None:
     side("ours, equal, compiled", ours, scale.equal, batch_size=scale.equal, compile=CUDA)
 
 
-def command_line(report: Report, scale: Scale, args) -> None:
+def command_line(report: Report, args) -> None:
     with report.step("command", "training-pipeline.py") as figures, tempfile.TemporaryDirectory() as folder:
         given = ["--features", args.features, "--model", args.model, "--output", f"{folder}/run"]
         steps = ["--max-steps", "2"] if args.tiny else []
@@ -298,9 +298,8 @@ def main() -> int:
         for scores in (ours_scores, original_scores) if tuned else ():
             with report.step("scoring", scores.__name__.split("_")[0]) as figures:
                 figures |= scores(tuned, scale.seconds)
-        tuned = None
     if "command" in args.only and args.features:
-        command_line(report, scale, args)
+        command_line(report, args)
     if "serving" in args.only:
         serving(report, scale, args.model)
     report.found["goals"] = goals(report.found)

@@ -182,8 +182,9 @@ def race(model: str, features: str, seconds: float) -> tuple[dict, Tuned]:
     splits, processor = {name: held.split(name) for name in ("train", "dev")}, checkpoint.load_processor(model)
     frames = splits["train"].column("frames")
     options = recipes.Options(features=features, model=model, precision=PRECISION, blend=1.0)
-    default = recipes.resolve(options, checkpoint.load_model(model), len(frames), 1)
-    classic = recipes.resolve(replace(options, batch_size=16), checkpoint.load_model(model), len(frames), 1)
+    sizes = checkpoint.load_model(model)  # recipes depend on them
+    default = recipes.resolve(options, sizes, len(frames), 1)
+    classic = recipes.resolve(replace(options, batch_size=16), sizes, len(frames), 1)
     same = {name: getattr(classic, name) for name in ("learning_rate", "max_steps", "warmup_steps")}
     served, found = windows.trained_lengths(frames, default.window), {"sides": {}, "batch_size": default.batch_size}
     for name, make, lengths, size, choices in (

@@ -2,7 +2,7 @@
 time than launching them takes Python; compiled, they are fewer, and launched without it.
 
 Layer by layer and for any shape: of all layers there are two graphs, encoder's and decoder's, which compile in about a
-minute. A graph for each of some fifty shapes would take most of an hour, and for each a layer's call compares them all.
+minute. A graph for each of some fifty shapes would take most of an hour, and every call would look through them all.
 """
 
 import torch

@@ -37,8 +37,8 @@ def _as_now(plan: dict) -> dict:
 
 
 def as_begun(folder: Path, options: Options) -> Options:
-    """`options` for the run or study in `folder`, with all that else the machine decides: as it was decided where that
-    was begun, whatever this machine is; a precision always."""
+    """`options` for the run or study in `folder`. What they leave to the machine (batch, rate, compiling, precision) is
+    as it was where the run was begun, whatever this machine is. The precision is always named."""
     place, device = folder / "plan.json", processes.device()
     begun = _as_now(files.read_json(place)["plan"]).get("recipe", {}) if place.is_file() else {}
     changes = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 SMALL = 2_000  # clips: below, batches are halved, so that there are steps enough to learn in
 USUAL = 16  # clips a step that the learning rates are for, and the original lab's
+SHORT = 600  # frames: the memory that a batch takes at this window is what it may take at any
 STEPS = 400  # that a GPU's larger batches leave at least
 
 
@@ -128,11 +129,11 @@ def fitted(preset: str, parameters: int) -> dict:
 def filling(memory: float, model, seen: float) -> int:
     """Clips a step, a power of two from 8 to 256, for a GPU of so many bytes and `seen` clips in all.
 
-    As many as leave `STEPS` steps, and as the memory holds at training.SHORT, from what was measured on an H200: in
-    bf16, 52 bytes for each position, layer and column of the encoder, the decoder's share in it.
+    The most that leaves `STEPS` steps and fits the memory at windows of `SHORT`. As measured on an H200, a clip takes
+    52 bytes in bf16 for each position, layer and column of the encoder, the decoder's share included.
     """
     config = model.config
-    clip = 52 * config.d_model * config.encoder_layers * 300 * 1.25
+    clip = 52 * config.d_model * config.encoder_layers * SHORT / 2 * 1.25
     room = 0.8 * memory - 16 * model.num_parameters()
     most = max(8, min(256, room / clip, seen / STEPS))
     return 2 ** int(math.log2(most))

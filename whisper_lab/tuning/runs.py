@@ -203,7 +203,8 @@ class Run:
         except torch.OutOfMemoryError:
             clips, window = self.trainer.in_hand
         if processes.count() > 1:
-            way_out = f"--batch-size {max(1, clips // 2)} --accumulation {2 * self.recipe.accumulation}"
+            each = self.trainer.args.per_device_train_batch_size
+            way_out = f"--batch-size {max(1, each // 2)} --accumulation {2 * self.recipe.accumulation}"
             raise LabError(f"out of GPU memory on one of several: start again with {way_out} and another --output")
         if clips == 1:
             raise cuda.no_room("training on one clip at a time", "add --activation-checkpointing or --lora 32")

@@ -15,17 +15,16 @@ from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingA
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .. import LabError, cuda
-from ..scores import hypotheses, scoring
+from ..scores import drafts, hypotheses, scoring
 from ..stores.streaming import Ahead
 from ..whisper import attention, checkpoint, packing
 from ..whisper.batches import Collator, Named, Parts, WindowBatches, Windowed, pieces
 from . import adapters, compiling, optimizers, processes, resuming
 from .monitoring import PROJECT, Meter, Progress, StopAfterStep
-from .recipes import Recipe
+from .recipes import SHORT, Recipe
 
-SHORT = 600  # frames: the memory that a batch takes at this window is what it may take at any
 FEWEST = 16  # clips at SHORT that every machine has the memory for
-ROWS = 1_024  # tokens whose logits are there at once: 51,865 numbers each, some of them in float32
+ROWS = drafts.JUDGED  # tokens whose logits are in memory at once
 UNCHECKED = 50  # losses on a GPU that are looked at together, since a look waits for all that it was given to do
 
 
