@@ -9,6 +9,7 @@
     python training-pipeline.py … --window full --blend 1         the classic recipe: every clip padded to 30 s
     python training-pipeline.py … --optimizer adamw adagrad --seeds 1 2 3
                                                                   a study: which is better, and is it shown?
+    python training-pipeline.py … --seeds 1 2 3 --average         three runs, and one model out of them
     torchrun --nproc-per-node 4 training-pipeline.py …            on four GPUs (or: accelerate launch …)
     python training-pipeline.py --features s3://lab/cv17 --stream --registry hopsworks://lab/swedish
                                                                   features and model in stores, not on this machine
@@ -60,6 +61,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--learning-rate", nargs="+", type=command.positive, metavar="RATE",
         help="default: by model size and optimiser; with more than 16 clips a step, times the root of clips / 16")
     add("--seeds", "--seed", nargs="+", type=int, default=[1], metavar="N", help="of the order of clips (default 1)")
+    add("--average", action="store_true",
+        help="make one model out of the runs with several --seeds, in --output/average: the mean of their tuned "
+        "weights, blended and scored as each run's are. Of several optimisers and rates, it is of those that are best "
+        "on dev. Given to a finished study, it only makes this")
     add("--label-smoothing", type=command.share, default=0.0, metavar="SHARE",
         help="of the aim, for all tokens alike (default 0)")
     recipe = parser.add_argument_group("steps")

@@ -3,16 +3,30 @@ import gc
 import io
 import json
 import math
+import shutil
 import signal
 from itertools import product
 
 import numpy as np
 import pytest
+import torch
 from conftest import inside
 
 from whisper_lab import LabError, files
 from whisper_lab.scores import scoring
-from whisper_lab.tuning import folders, optimizers, recipes, resuming, study, study_report, study_results, training
+from whisper_lab.tuning import (
+    averaging,
+    blending,
+    folders,
+    optimizers,
+    recipes,
+    resuming,
+    study,
+    study_report,
+    study_results,
+    training,
+)
+from whisper_lab.whisper import checkpoint
 
 WORDS = [f"ord{i}" for i in range(8)]
 TEST = [" ".join(WORDS)] * 60  # sentences of the invented studies
@@ -395,3 +409,91 @@ def test_what_cannot_be_begun(features, tiny, tmp_path):
     with pytest.raises(LabError, match="no optimiser 'adagrd'.*adagrad"):
         make_study(features, tiny, tmp_path / "x", optimizer=["adamw", "adagrd"])
     assert not (tmp_path / "x").exists()
+
+
+# One model out of several
+
+TWO_SEEDS = {"seeds": [1, 2], "optimizer": ["adamw"], "max_steps": 3, "batch_size": 2, "blend": "auto"}
+
+
+@pytest.fixture(scope="module")
+def averaged(features, tiny, tmp_path_factory):
+    """A study of two seeds, blended at unlike shares, finished, then given --average."""
+    folder = tmp_path_factory.mktemp("studies") / "averaged"
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.setattr(training.Trainer, "_load_best_model", lambda trainer: None)  # at the first step nothing is learnt
+        shares = iter((0.5, 0.8, 0.6))
+        patch.setattr(blending, "choose_share", lambda *_, **__: next(shares))
+        first = make_study(features, tiny, folder, **TWO_SEEDS)
+        assert first.complete() is None and first.results["average"] is None
+        then = {path: path.stat().st_mtime_ns for path in folder.glob("*-seed*/*")}
+        one = make_study(features, tiny, folder, average=True, **TWO_SEEDS)
+        assert not one.finished and one.complete() is None and one.finished
+    assert then == {path: path.stat().st_mtime_ns for path in folder.glob("*-seed*/*")}, "nothing is trained again"
+    one.printed = out.getvalue()
+    return one
+
+
+def test_an_average_is_the_mean_of_what_its_runs_learnt(averaged, tiny):
+    names = averaged.results["average"]["of"]
+    assert names == ["adamw-0.01-seed1", "adamw-0.01-seed2"]
+    start = checkpoint.load_model(str(tiny)).state_dict()
+    ends = []
+    for name in names:
+        share = files.read_json(averaged.folder / name / "metrics.json")["run"]["share"]
+        saved = checkpoint.load_model(str(averaged.folder / name)).state_dict()
+        ends.append({key: start[key] + (saved[key] - start[key]) / share for key in start})
+    there = checkpoint.load_model(str(averaged.folder / "average")).state_dict()
+    apart = 0.0
+    for key in start:
+        wanted = start[key] + 0.6 * ((ends[0][key] + ends[1][key]) / 2 - start[key])
+        assert torch.allclose(there[key], wanted, atol=1e-5), key
+        apart = max(apart, (ends[0][key] - ends[1][key]).abs().max().item())
+    assert apart > 1e-3, "the runs differ"
+
+
+def test_an_average_is_scored_beside_its_runs_and_is_a_model_like_theirs(averaged):
+    found, folder = averaged.results["average"], averaged.folder / "average"
+    metrics = files.read_json(folder / "metrics.json")
+    assert metrics["run"]["average_of"] == found["of"] and metrics["run"]["share"] == 0.6
+    for split, one in found["minus_runs"].items():
+        references, ours = study_results.heard(folder, split)
+        theirs = [study_results.heard(averaged.folder / name, split)[1] for name in found["of"]]
+        runs = [scoring.scores(references, texts)["wer_normalised"].value for texts in theirs]
+        value = scoring.scores(references, ours)["wer_normalised"].value
+        assert one["value"] == pytest.approx(value - sum(runs) / 2, abs=0.01) and one["low"] <= one["high"]
+    assert list(found["minus_runs"]) == list(metrics["tuned"])
+    report, card = ((place / "README.md").read_text() for place in (averaged.folder, folder))
+    assert "## Their average" in report and "| their average, 60% tuned |" in report and " --average" in report
+    assert f"average  {folder}" in averaged.printed
+    assert "60% tuned (the mean of 2 runs)" in card and f"| seed | {', '.join(found['of'])} |" in card
+    files_of = [{path.name for path in place.iterdir()} for place in (folder, averaged.folder / found["of"][0])]
+    assert files_of[0] | {"log"} == files_of[1] | {"log"}
+
+
+def test_an_average_goes_on_after_a_kill(averaged, features, tiny, tmp_path, monkeypatch):
+    folder = shutil.copytree(averaged.folder, tmp_path / "again")
+    for name in ("metrics.json", "model.safetensors", "predictions.tsv"):
+        (folder / "average" / name).unlink()
+    monkeypatch.setattr(blending, "choose_share", lambda *_, **__: 0.6)
+    one = make_study(features, tiny, folder, average=True, **TWO_SEEDS)
+    assert not one.finished and one.complete() is None
+    assert numbers(one.results) == numbers(averaged.results)
+    weights = [(place / "average" / "model.safetensors").read_bytes() for place in (folder, averaged.folder)]
+    assert weights[0] == weights[1]
+
+
+def test_averaged_are_the_seeds_that_are_best_on_dev(tmp_path):
+    names = [invent(tmp_path, "adamw", 1e-5, seed, [40], errors(0.1)) for seed in (1, 2)]
+    names += [invent(tmp_path, "adagrad", rate, seed, [rate], errors(0.3)) for rate in (30, 20) for seed in (1, 2)]
+    assert study_results.to_average(tmp_path, names) == names[4:]
+
+
+def test_an_average_of_one_seed_is_refused():
+    with pytest.raises(LabError, match="--average is of runs with several seeds; add --seeds 1 2 3"):
+        study.expand({"average": True, "seeds": [2, 2], "optimizer": ["adamw", "adagrad"]})
+
+
+def test_the_runs_logs_become_one_in_the_mean():
+    logs = [[{"step": 1, "loss": 2.0, "note": "x"}, {"step": 2, "eval_loss": 1.0}], [{"step": 1, "loss": 4.0}]]
+    assert averaging.history(logs) == [{"step": 1, "loss": 3.0}, {"step": 2, "eval_loss": 1.0}]

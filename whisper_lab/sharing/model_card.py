@@ -248,7 +248,9 @@ def _facts(planned: dict, manifest: dict, run: dict) -> dict[str, str]:
     ours, _ = licences.of_model(plan["model"])
     extras = {name: recipe[name] for name in RECIPE if recipe.get(name)}
     more = [RECIPE[name].format(", ".join(v) if isinstance(v, list | tuple) else v) for name, v in extras.items()]
-    kwh = run.get("energy_kwh")
+    kwh, runs = run.get("energy_kwh"), len(run.get("average_of", ()))
+    best = f"in each of {runs} runs" if runs else f"best on dev at step {run['best_step']}"
+    tuned = f"tuned (the mean of {runs} runs)" if runs else "tuned"
     where = (f" in {run['precision']}" if "precision" in run else "") + f" on {run['device']}"
     seconds = f"{run['train_seconds']:,.0f} s{where}, {run['clips_per_second']:.2f} clips a second"
     resumed = f", after resuming at step {run['resumed_at_step']}" if run["resumed_at_step"] else ""
@@ -261,16 +263,15 @@ def _facts(planned: dict, manifest: dict, run: dict) -> dict[str, str]:
         + (f"; revision `{plan['revision']}`" if plan.get("revision") else ""),
         "optimiser": f"{recipe['optimizer']}, learning rate {recipe['learning_rate']:g}, {recipe['schedule']}, "
         f"{recipe['warmup_steps']} steps of warm-up, weight decay {recipe['weight_decay']:g}",
-        "steps": f"{recipe['max_steps']:,} of {recipe['batch_size'] * recipe['accumulation']} clips; "
-        f"best on dev at step {run['best_step']}",
+        "steps": f"{recipe['max_steps']:,} of {recipe['batch_size'] * recipe['accumulation']} clips; {best}",
         "windows": recipe["window"],
         **({"besides": "; ".join(more)} if more else {}),
-        "weights": f"{run['share']:.0%} tuned, {1 - run['share']:.0%} untuned, averaged against forgetting",
+        "weights": f"{run['share']:.0%} {tuned}, {1 - run['share']:.0%} untuned, averaged against forgetting",
         "training took": seconds + resumed,
         "energy": f"{kwh:.3g} kWh by the GPU's own meter; the rest of the machine and its scores are not in it"
         if kwh
         else "not measured: no meter was at hand, and time on a device is no measure of it",
         "CO₂": "not stated: it follows from the energy and from the electricity of that place and hour",
-        "seed": str(recipe["seed"]),
+        "seed": ", ".join(run["average_of"]) if runs else str(recipe["seed"]),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }

@@ -84,7 +84,7 @@ def _report(run, plan: dict) -> None:
 
 
 def _facts(run, history: list[dict], measure: str) -> dict:
-    scored = [entry for entry in history if f"eval_{measure}" in entry]
+    scored = [entry for entry in history if f"eval_{measure}" in entry and not run.averaged]
     speeds = [entry for entry in history if "clips_per_second" in entry]
     gpu = run.model.device.type == "cuda"
     name = precision.processor(run.model.device.type)
@@ -92,6 +92,7 @@ def _facts(run, history: list[dict], measure: str) -> dict:
     facts = {
         "best_step": min(scored, key=lambda entry: entry[f"eval_{measure}"])["step"] if scored else None,
         "share": run.share,
+        **({"average_of": [folder.name for folder in run.averaged]} if run.averaged else {}),
         "resumed_at_step": run.resumed_at,
         "train_seconds": round(run.train_seconds, 1),  # without scoring, and of all parts of an interrupted run
         "clips_per_second": round(statistics.mean(entry["clips_per_second"] for entry in speeds), 3),

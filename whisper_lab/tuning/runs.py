@@ -2,6 +2,7 @@
 
 import gc
 import re
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -33,6 +34,8 @@ SCORED = ("dev", "test", "aside")  # what is scored, where the feature set has i
 
 class Run:
     """A run is its plan: the same plan gives the same model. Every step can be called again after a kill."""
+
+    averaged = ()  # folders of the runs that it is the average of
 
     def __init__(self, options: Options, features: FeatureSet):
         """Load the model and claim the output folder.
@@ -69,6 +72,7 @@ class Run:
             "corpus": features.manifest["corpus"],
             "language": self.language,
             "recipe": asdict(self.recipe),
+            **({"average_of": [folder.name for folder in self.averaged]} if self.averaged else {}),
         }
         optimizers.check(options.optimizer, training.arguments(self.recipe, self.folder), self.model)
         self.augmentation = augmentation.build(
@@ -257,13 +261,14 @@ class Run:
         return f"Next, another optimiser: {changed.command_line()}"
 
 
-def beside(options: Options, features: FeatureSet) -> Run:
-    """The run of `options`, which name its folder, begun or gone on with (`resume` is a study's word). The untuned
-    scores are those of any run in the folders beside it, which have the same start and the same clips to score."""
+def beside(options: Options, features: FeatureSet, make: Callable[..., Run] = Run) -> Run:
+    """The run of `options`, which name its folder, begun or gone on with (`resume` is a study's word), by `make`. The
+    untuned scores are those of any run in the folders beside it, which have the same start and the same clips to score.
+    """
     gc.collect()  # a Trainer is full of cycles, so the model of an earlier run would stay beside this one's
     torch.cuda.empty_cache()
     folder = Path(options.output)
-    run = Run(replace(options, resume=False), features)
+    run = make(replace(options, resume=False), features)
     scored = next(folder.parent.glob("*/untuned.json"), None)
     if processes.first() and scored and not (folder / "untuned.json").is_file():
         files.write_text(folder / "untuned.json", scored.read_text(encoding="utf-8"))

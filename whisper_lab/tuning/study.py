@@ -7,26 +7,29 @@ import itertools
 import re
 import shutil
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 
 from .. import LabError, files
 from ..stores import streaming
 from ..whisper import checkpoint
-from . import folders, optimizers, outcome, processes, recipes, runs, study_report, training
+from . import averaging, folders, optimizers, outcome, processes, recipes, runs, study_report, study_results, training
 from .recipes import Options
-from .study_results import DIVERGED, VARIED
+from .study_results import AVERAGE, DIVERGED, VARIED
 
 
 def expand(values: dict) -> list[Options]:
     """One Options for each combination of what `values` lists as optimizer, learning_rate, and seed or seeds.
 
     Each may be one value as well; what is listed twice counts once. Without a learning rate, every optimiser has its
-    own default.
+    own default. Raises LabError where an average is wanted of one seed.
     """
     values = asdict(Options()) | values
     values["seed"] = values.pop("seeds", None) or values["seed"]
     lists = [value if isinstance(value, list | tuple) else [value] for value in map(values.get, VARIED)]
     shared = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    if values["average"] and len(set(lists[VARIED.index("seed")])) == 1:
+        raise LabError("--average is of runs with several seeds; add --seeds 1 2 3, or leave it out")
     chosen = itertools.product(*(dict.fromkeys(several or [None]) for several in lists))
     return [Options(**shared | dict(zip(VARIED, one))) for one in chosen]
 
@@ -67,9 +70,8 @@ class Study:
             recipe = recipes.resolve(one, sizes, clips, processes.count())
             rate = recipe.learning_rate
             name = f"{one.optimizer}-{rate:g}-seed{one.seed}"
-            found[name] = replace(
-                one, learning_rate=rate, output=str(self.folder / name), registry=None, push_to_hub=None
-            )
+            own = {"output": str(self.folder / name), "registry": None, "push_to_hub": None, "average": False}
+            found[name] = replace(one, learning_rate=rate, **own)
             rates[one.optimizer] += [rate] if rate not in rates[one.optimizer] else []
         return found, {
             "model": checkpoint.plain(self.options[0].model),
@@ -82,7 +84,7 @@ class Study:
 
     @property
     def finished(self) -> bool:
-        return all(map(self._finished, self.runs))
+        return all(map(self._finished, [*self.runs, *[AVERAGE] * self.options[0].average]))
 
     def _finished(self, name: str) -> bool:
         return any((self.folder / name / there).is_file() for there in ("metrics.json", DIVERGED))
@@ -98,13 +100,15 @@ class Study:
                 folders.say_moved(self.folder, self.options[0].precision, next(iter(self.runs.values())).precision)
             try:
                 self.train()
+                if self.options[0].average:
+                    self.average()
             except KeyboardInterrupt:
                 return processes.stopped(self.progress(), self.command_line())
             if processes.first():
                 self.report()
                 print(study_report.summary(self.folder, self.results))
         if processes.first():
-            outcome.hand_on(self.best, self.options[0])
+            outcome.hand_on(self.folder / AVERAGE if self.options[0].average else self.best, self.options[0])
         return None
 
     def train(self) -> None:
@@ -131,6 +135,15 @@ class Study:
                 print(f"Set aside: {folder.name} diverged at step {error.step:,}; delete {folder} to try it again")
             if processes.count() > 1:  # the others wait for this one's gradients
                 raise
+
+    def average(self) -> None:
+        """The average of the seeds that did best on dev in the mean, as a model beside theirs."""
+        names = processes.of_the_first(lambda: study_results.to_average(self.folder, list(self.runs)))
+        options = replace(self.runs[names[0]], output=str(self.folder / AVERAGE), compile=False)
+        make = partial(averaging.Average, averaged=[self.folder / name for name in names])
+        runs.beside(options, self.features, make).complete()
+        if processes.first():
+            shutil.rmtree(self.folder / AVERAGE / "checkpoints", ignore_errors=True)  # an empty folder
 
     def report(self) -> None:
         """README.md, study.png and study.json of a study whose runs are all finished."""

@@ -7,7 +7,7 @@ from ..corpora.corpus import bundled
 from ..scores import scoring
 from ..scores.scoring import Score
 from . import study_picture
-from .study_results import results
+from .study_results import AVERAGE, results
 
 NAMES = {"adamw": "AdamW", "adamw_8bit": "AdamW 8-bit", "adagrad": "Adagrad", "adafactor": "Adafactor", "sgd": "SGD"}
 
@@ -47,7 +47,7 @@ model has {untuned} on test.{why}
 Each learning rate was chosen on dev, by its mean over seeds. Test was scored for every run, at its end, and is in the
 table below; it chose nothing, and only the chosen rates are compared on it.
 
-## Every run
+{_averaged(study)}## Every run
 
 {_markdown(*table(study))}
 
@@ -67,9 +67,11 @@ def summary(folder: Path, study: dict) -> str:
     """The end of a study, for the terminal."""
     return (
         f"\n{_plain(*table(study))}\n\n{_level(study)}\n\n{_plain(*chosen(study))}\n\n"
+        + (f"{_plain(*average(study))}\n\n" if study["average"] else "")
         + "\n".join(filter(None, [*verdicts(study), *set_aside(study), _because(study)]))
         + f"\n\n  report   {folder / 'README.md'}\n  picture  {folder / 'study.png'}\n"
         f"  numbers  {folder / 'study.json'}\n  lowest {_unit(study)} on dev  {folder / study['best']}"
+        + (f"\n  average  {folder / AVERAGE}" if study["average"] else "")
     )
 
 
@@ -191,6 +193,34 @@ def chosen(study: dict) -> tuple[list[str], list[list[str]]]:
         for name, one in study["optimizers"].items()
     ]
     return head, rows
+
+
+def average(study: dict) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: the runs that were averaged, their average, and it minus them, a column for each split."""
+    one, measure = study["average"], study["headline"]
+    runs = [run for run in study["runs"] if run["name"] in one["of"]]
+    scored = {"untuned, 30 s": study["untuned"]}
+    scored |= {f"{run['name']}, {run['share']:.0%} tuned": run["scores"] for run in runs}
+    scored |= {f"their average, {one['share']:.0%} tuned": one["scores"]}
+    rows = [[name, *(str(Score(**each[split][measure])) for split in one["scores"])] for name, each in scored.items()]
+    minus = [f"{_signed(d['value'])} ({_signed(d['low'])} to {_signed(d['high'])})" for d in one["minus_runs"].values()]
+    head = ["", *(f"{split} {_unit(study)}" for split in one["scores"])]
+    return head, [*rows, ["average minus the runs' mean, in points", *minus]]
+
+
+def _averaged(study: dict) -> str:
+    """The section of the average; "" where there is none."""
+    if not study["average"]:
+        return ""
+    return f"""## Their average
+
+{_markdown(*average(study))}
+
+The average is one model, in `{AVERAGE}`: the mean of the tuned weights of these runs, blended with the untuned ones as
+each of them is. Minus the runs' mean it is paired, with the choice of clips and of the single runs' seeds in the
+interval; other seeds would also give another average.
+
+"""
 
 
 def _level(study: dict) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ..scores import scoring
 from ..whisper import checkpoint
 
 VARIED = ("seed", "optimizer", "learning_rate")  # in this order, so that all are met before any is repeated
+AVERAGE = "average"  # the folder of the average, in the study's
 DIVERGED = "diverged.json"  # in the folder of a run whose loss was no number: at which step, and on which clips
 
 
@@ -56,9 +58,36 @@ def results(folder: Path, names: list[str]) -> dict:
         "optimizers": optimizers,
         "comparisons": _comparisons(folder, {name: _named(chosen, name) for name in order}, language),
         "best": min(chosen, key=lambda row: _rate(row, "dev", measure))["name"],
+        "average": _average(folder, language),
         "diverged": diverged,
         "runs": rows,
     }
+
+
+def to_average(folder: Path, names: list[str]) -> list[str]:
+    """Of the finished runs `names` in `folder`, those of the optimiser that is best on dev, at its chosen rate.
+
+    Raises LabError as `results` does.
+    """
+    study = results(folder, names)
+    best = min(study["optimizers"], key=lambda name: study["optimizers"][name]["dev"])
+    return [run["name"] for run in study["runs"] if run["chosen"] and run["optimizer"] == best]
+
+
+def _average(folder: Path, language: str) -> dict | None:
+    """The average in a study's `folder`, if there is one, and how it does on each split against the runs `of` which it
+    is, in their mean, paired over clips and seeds."""
+    place = folder / AVERAGE
+    if not (place / "metrics.json").is_file():
+        return None
+    metrics = files.read_json(place / "metrics.json")
+    names = metrics["run"]["average_of"]
+    minus_runs = {}
+    for split in metrics["tuned"]:
+        references, ours = heard(place, split)
+        theirs = [heard(folder / name, split)[1] for name in names]
+        minus_runs[split] = asdict(scoring.compare(references, [ours] * len(names), theirs, language))
+    return {"of": names, "share": metrics["run"]["share"], "scores": metrics["tuned"], "minus_runs": minus_runs}
 
 
 def _start(plan: dict) -> dict:
