@@ -16,7 +16,6 @@ from whisper_lab import LabError, files
 from whisper_lab.scores import scoring
 from whisper_lab.tuning import (
     averaging,
-    blending,
     folders,
     optimizers,
     recipes,
@@ -135,7 +134,8 @@ def invent(folder, optimizer, rate, seed, dev, test, **changed) -> str:
             at | {"eval_wer_normalised": wer, "eval_loss": wer / 25},
         ]
     files.write_json(folder / name / "history.json", history)
-    rows = [("test", i, said, "", heard) for i, (said, heard) in enumerate(zip(TEST, wrong(TEST, test)))]
+    written = enumerate(zip(TEST, wrong(TEST, test)))
+    rows = [(split, i, said, "", heard) for i, (said, heard) in written for split in ("test", "dev")]
     files.write_tsv(folder / name / "predictions.tsv", ["split", "id", "sentence", "untuned", "tuned"], rows)
     scored = scoring.as_json(scoring.scores(TEST, wrong(TEST, test)))
     tuned = {
@@ -196,6 +196,20 @@ def test_who_is_better_is_said_with_its_interval(tmp_path):
     )
     assert "of 3 seeds" in (tmp_path / "README.md").read_text()
     assert found["optimizers"]["adamw"]["test_sd"] == 0
+
+
+def test_what_dev_is_too_small_to_choose_is_said(tmp_path):
+    """Of 60 clips: rates that differ by a word in all, then by one in each clip; a run that is best by as little."""
+    base, luckier, better = [3] * 60, [2] * 3 + [4] * 2 + [3] * 55, [2] * 60
+    names = [invent(tmp_path, "adamw", rate, 1, [30 + rate], wrong) for rate, wrong in ((1, luckier), (2, base))]
+    said = study_report.doubts(study_results.results(tmp_path, names))
+    assert len(said) == 1 and said[0].startswith("Dev has 60 clips, too few to tell AdamW's rate 1, which was chosen, ")
+    assert "from 2, the next best: −0.2 points (95 % interval −" in said[0]
+    names += [invent(tmp_path, "adagrad", rate, 1, [40 + rate], wrong) for rate, wrong in ((1, better), (2, base))]
+    found = study_report.write(tmp_path, names, "x")
+    said = study_report.doubts(found)
+    assert len(said) == 1, "Adagrad's rate, and the best run, are shown"
+    assert said[0] in (tmp_path / "README.md").read_text() and said[0] in study_report.summary(tmp_path, found)
 
 
 def test_of_several_pairs_a_difference_has_to_be_clearer(tmp_path):
@@ -413,17 +427,15 @@ def test_what_cannot_be_begun(features, tiny, tmp_path):
 
 # One model out of several
 
-TWO_SEEDS = {"seeds": [1, 2], "optimizer": ["adamw"], "max_steps": 3, "batch_size": 2, "blend": "auto"}
+TWO_SEEDS = {"seeds": [1, 2], "optimizer": ["adamw"], "max_steps": 3, "batch_size": 2, "blend": 0.5}
 
 
 @pytest.fixture(scope="module")
 def averaged(features, tiny, tmp_path_factory):
-    """A study of two seeds, blended at unlike shares, finished, then given --average."""
+    """A study of two seeds, finished, then given --average."""
     folder = tmp_path_factory.mktemp("studies") / "averaged"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.setattr(training.Trainer, "_load_best_model", lambda trainer: None)  # at the first step nothing is learnt
-        shares = iter((0.5, 0.8, 0.6))
-        patch.setattr(blending, "choose_share", lambda *_, **__: next(shares))
         first = make_study(features, tiny, folder, **TWO_SEEDS)
         assert first.complete() is None and first.results["average"] is None
         then = {path: path.stat().st_mtime_ns for path in folder.glob("*-seed*/*")}
@@ -434,28 +446,30 @@ def averaged(features, tiny, tmp_path_factory):
     return one
 
 
-def test_an_average_is_the_mean_of_what_its_runs_learnt(averaged, tiny):
+def weights(folder) -> dict:
+    return checkpoint.load_model(str(folder)).state_dict()
+
+
+def test_an_average_is_the_mean_of_what_its_runs_learnt(averaged, tiny, tmp_path):
     names = averaged.results["average"]["of"]
     assert names == ["adamw-0.01-seed1", "adamw-0.01-seed2"]
-    start = checkpoint.load_model(str(tiny)).state_dict()
-    ends = []
-    for name in names:
-        share = files.read_json(averaged.folder / name / "metrics.json")["run"]["share"]
-        saved = checkpoint.load_model(str(averaged.folder / name)).state_dict()
-        ends.append({key: start[key] + (saved[key] - start[key]) / share for key in start})
-    there = checkpoint.load_model(str(averaged.folder / "average")).state_dict()
-    apart = 0.0
+    one, other, both = (weights(averaged.folder / name) for name in (*names, "average"))
+    assert max((one[key] - other[key]).abs().max() for key in one) > 1e-3, "the runs differ"
+    for key in both:  # at one share for all, the mean of what was saved
+        assert torch.allclose(both[key], (one[key] + other[key]) / 2, atol=1e-5), key
+    start = weights(tiny)
+    for name, share in zip(names, (0.25, 0)):  # as if these had been kept
+        shutil.copytree(averaged.folder / name, tmp_path / name)
+        files.write_json(tmp_path / name / "metrics.json", {"run": {"share": share}})
+    mean = averaging.mean(start, [tmp_path / name for name in names])
     for key in start:
-        wanted = start[key] + 0.6 * ((ends[0][key] + ends[1][key]) / 2 - start[key])
-        assert torch.allclose(there[key], wanted, atol=1e-5), key
-        apart = max(apart, (ends[0][key] - ends[1][key]).abs().max().item())
-    assert apart > 1e-3, "the runs differ"
+        assert torch.allclose(mean[key], ((4 * one[key] - 3 * start[key]) + other[key]) / 2, atol=1e-5), key
 
 
 def test_an_average_is_scored_beside_its_runs_and_is_a_model_like_theirs(averaged):
     found, folder = averaged.results["average"], averaged.folder / "average"
     metrics = files.read_json(folder / "metrics.json")
-    assert metrics["run"]["average_of"] == found["of"] and metrics["run"]["share"] == 0.6
+    assert metrics["run"]["average_of"] == found["of"] and metrics["run"]["share"] == 0.5
     for split, one in found["minus_runs"].items():
         references, ours = study_results.heard(folder, split)
         theirs = [study_results.heard(averaged.folder / name, split)[1] for name in found["of"]]
@@ -464,23 +478,22 @@ def test_an_average_is_scored_beside_its_runs_and_is_a_model_like_theirs(average
         assert one["value"] == pytest.approx(value - sum(runs) / 2, abs=0.01) and one["low"] <= one["high"]
     assert list(found["minus_runs"]) == list(metrics["tuned"])
     report, card = ((place / "README.md").read_text() for place in (averaged.folder, folder))
-    assert "## Their average" in report and "| their average, 60% tuned |" in report and " --average" in report
+    assert "## Their average" in report and "| their average, 50% tuned |" in report and " --average" in report
     assert f"average  {folder}" in averaged.printed
-    assert "60% tuned (the mean of 2 runs)" in card and f"| seed | {', '.join(found['of'])} |" in card
+    assert "50% tuned (the mean of 2 runs)" in card and f"| seed | {', '.join(found['of'])} |" in card
     files_of = [{path.name for path in place.iterdir()} for place in (folder, averaged.folder / found["of"][0])]
     assert files_of[0] | {"log"} == files_of[1] | {"log"}
 
 
-def test_an_average_goes_on_after_a_kill(averaged, features, tiny, tmp_path, monkeypatch):
+def test_an_average_goes_on_after_a_kill(averaged, features, tiny, tmp_path):
     folder = shutil.copytree(averaged.folder, tmp_path / "again")
     for name in ("metrics.json", "model.safetensors", "predictions.tsv"):
         (folder / "average" / name).unlink()
-    monkeypatch.setattr(blending, "choose_share", lambda *_, **__: 0.6)
     one = make_study(features, tiny, folder, average=True, **TWO_SEEDS)
     assert not one.finished and one.complete() is None
     assert numbers(one.results) == numbers(averaged.results)
-    weights = [(place / "average" / "model.safetensors").read_bytes() for place in (folder, averaged.folder)]
-    assert weights[0] == weights[1]
+    before, now = ((place / "average" / "model.safetensors").read_bytes() for place in (averaged.folder, folder))
+    assert before == now
 
 
 def test_averaged_are_the_seeds_that_are_best_on_dev(tmp_path):

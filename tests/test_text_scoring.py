@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisper_lab.scores import report, scoring
+from whisper_lab.scores import choices, report, scoring
 from whisper_lab.text import cleaned, guess, normalise
 
 
@@ -122,3 +122,41 @@ def test_difference_is_paired():
     assert better.value == -25 and better.high < 0
     same = scoring.difference(references, worse, worse)
     assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+# What dev could tell of the checkpoints
+
+
+def log(clips: int, *wrong: int) -> tuple[list[dict], list[str]]:
+    """The log of checkpoints with so many wrong words in every ten clips, and the sentences of dev, of ten words."""
+    rng, history = np.random.default_rng(1), [{"step": 5, "loss": 1.0}]
+    for i, count in enumerate(wrong, 1):
+        edits = rng.multinomial(count * clips // 10, np.full(clips, 1 / clips))
+        rate = {"eval_wer_normalised": float(edits.mean() * 10)}
+        history.append({"step": 10 * i, choices.EDITS: " ".join(map(str, edits)), **rate})
+    return history, [" ".join(["ord"] * 10)] * clips
+
+
+def test_a_small_dev_does_not_tell_near_checkpoints_apart_and_a_large_one_does():
+    few, many = (choices.of_checkpoints(*log(clips, 30, 12, 10), "sv-SE") for clips in (30, 3_000))
+    assert (few["step"], few["next_best"], few["others"], few["others_alike"]) == (30, 20, 2, 1)
+    assert few["difference"] == pytest.approx(-2) and few["low"] < 0 < few["high"]
+    said = choices.on_checkpoints(few)
+    assert said.startswith(
+        "Dev has 30 clips, too few to tell the checkpoint that was chosen (step 30) from 1 of the 2 "
+    )
+    assert f"−2.0 points (95 % interval −{-few['low']:.1f} to +{few['high']:.1f}) against step 20" in said
+    assert "--dev-clips 120" in choices.way_out(few)
+    assert many["others_alike"] == 0 and many["high"] < 0 and choices.on_checkpoints(many) == ""
+
+
+def test_checkpoints_that_are_as_good_are_not_worth_a_word():
+    alike = choices.of_checkpoints(*log(20_000, 10, 10), "sv-SE")
+    assert alike["others_alike"] == 1 and alike["high"] - alike["low"] < 1 and choices.on_checkpoints(alike) == ""
+
+
+def test_nothing_is_said_where_there_was_nothing_to_choose_or_it_was_not_kept():
+    history, sentences = log(30, 12, 10)
+    assert choices.of_checkpoints(history[:2], sentences, "sv-SE") is None
+    history[1].pop(choices.EDITS)
+    assert choices.of_checkpoints(history, sentences, "sv-SE") is None and choices.on_checkpoints(None) == ""

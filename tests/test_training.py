@@ -14,9 +14,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT, inside, script
+from finished import describe
+from finished import plan as finished_plan
 
 from whisper_lab import LabError, command, files
-from whisper_lab.scores import scoring
+from whisper_lab.scores import card, choices, scoring
 from whisper_lab.scores.hypotheses import Hypotheses
 from whisper_lab.stores import store
 from whisper_lab.tuning import (
@@ -106,6 +108,27 @@ def test_what_a_run_leaves(whole, features):
     assert config["trained_windows"][-1] == 3_000 and config["max_source_positions"] == 1_500 and config["use_cache"]
     assert generation["language"] == "<|sv|>" and generation["task"] == "transcribe"
     assert not generation.get("forced_decoder_ids") and not config.get("forced_decoder_ids")
+
+
+def test_dev_is_counted_clip_by_clip_at_each_checkpoint(whole, tmp_path):
+    """And what it cannot tell apart is said on the screen and in the card."""
+    folder, printed = whole
+    scored = [entry for entry in files.read_json(folder / "history.json") if "eval_loss" in entry]
+    dev = [row for row in files.read_tsv(folder / "predictions.tsv") if row["split"] == "dev"]
+    sentences = [row["sentence"] for row in dev]
+    words = scoring.table(sentences, sentences)[:, 1].sum()
+    for entry in scored:
+        wrong = [int(number) for number in entry["dev_edits"].split()]
+        assert len(wrong) == len(dev) == 16
+        assert 100 * sum(wrong) / words == pytest.approx(entry["eval_wer_normalised"], abs=0.001)
+    metrics = files.read_json(folder / "metrics.json")
+    choice = metrics["checkpoint"]
+    assert (choice["step"], choice["clips"]) == (metrics["run"]["best_step"], 16)
+    assert ("Dev has 16 clips, too few" in printed) == choices.undecided(choice)
+    unclear = metrics["checkpoint"] = choice | {"low": -1.0, "high": 3.0}
+    said = choices.on_checkpoints(unclear)
+    assert f"{said} Four times" in card.summary(folder, metrics, files.read_tsv(folder / "predictions.tsv"))
+    assert f"- {said}\n" in (describe(tmp_path, finished_plan(), checkpoint=unclear) / "README.md").read_text()
 
 
 def test_the_card_says_what_the_metrics_say(whole):

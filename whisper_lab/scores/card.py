@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from . import choices
 from .scoring import Score, because, ordered, short
 
 CURVES = {
@@ -100,11 +101,13 @@ def summary(folder: Path, metrics: dict, predictions: list[dict], language: str 
     gain, measure, run = Score(**metrics["tuned_minus_untuned"]["test"]), headline_of(metrics), metrics["run"]
     why = f"{because(language)}\n" * bool(because(language))
     how = f"Trained and scored in {run['precision']} on {run['device']}.\n" if "precision" in run else ""
+    choice = metrics.get("checkpoint")
+    doubt = f"{said} {choices.way_out(choice)}\n" if (said := choices.on_checkpoints(choice)) else ""
     verdict = "better" if gain.high < 0 else "worse" if gain.low > 0 else "no difference shown"
     return (
         f"\n{plain(table(metrics))}\n\n"
         f"Tuned minus untuned on test, normalised {short(measure)}, paired: {gain.value:+.1f} points "
-        f"({gain.low:+.1f} to {gain.high:+.1f}): {verdict}.\n{why}{how}\n{sentences}\n"
+        f"({gain.low:+.1f} to {gain.high:+.1f}): {verdict}.\n{doubt}{why}{how}\n{sentences}\n"
         f"  model   {folder}\n  card    {folder / 'README.md'}\n  curves  {folder / 'curves.png'}\n"
         f"  report, word by word  {folder / 'report.html'}\n"
         f"  every hypothesis  {folder / 'predictions.tsv'}\n  scores  {folder / 'metrics.json'}"

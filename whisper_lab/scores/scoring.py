@@ -149,12 +149,13 @@ def difference(references: list[str], ours: list[str], theirs: list[str], langua
 
 def compare(references: list[str], ours: list[list[str]], theirs: list[list[str]], language: str = "") -> Difference:
     """`difference` of two recipes, each given as its hypotheses with the same one or more seeds: of their means."""
-    unit = "character" if unspaced(language) else "word"
-    tables = [
-        np.stack([counts(*_normalised(references, texts, language), unit) for texts in hypotheses])
-        for hypotheses in (ours, theirs)
-    ]
-    return paired(*tables)
+    both = (np.stack([table(references, texts, language) for texts in hypotheses]) for hypotheses in (ours, theirs))
+    return paired(*both)
+
+
+def table(references: list[str], texts: list[str], language: str = "") -> np.ndarray:
+    """`counts` by the `headline` of a language, of the clips that it scores."""
+    return counts(*_normalised(references, texts, language), "character" if unspaced(language) else "word")
 
 
 def paired(ours: np.ndarray, theirs: np.ndarray, seed: int = 0) -> Difference:

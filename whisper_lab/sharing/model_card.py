@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..scores import choices
 from ..scores.card import NAMES, examples, markdown, table
 from ..scores.scoring import MEASURES, because
 from ..text import unspaced
@@ -232,6 +233,8 @@ def _limits(corpus: dict, metrics: dict, recipe: dict) -> Iterator[str]:
     yield "Names, numbers and words that were not in the training sentences are where it errs first; read before use."
     if recipe["window"] != "packed":
         yield "Timestamps, long recordings and previous text as a prompt were not tuned, and may be worse than before."
+    if doubt := choices.on_checkpoints(metrics.get("checkpoint")):
+        yield doubt
     aside = "" if "aside" in metrics["tuned"] else "speech of any other kind (how much was forgotten), "
     yield (
         f"Not measured: {aside}spontaneous and overlapping speech, noise and distance, telephones, children, single "

@@ -9,7 +9,7 @@ import torch
 
 from .. import LabError, files
 from ..corpora import corpus
-from ..scores import card, report, scoring, sources
+from ..scores import card, choices, report, scoring, sources
 from ..sharing import model_card, pushing, registry
 from ..stores.store import FeatureSet
 from ..whisper import checkpoint, precision
@@ -41,6 +41,7 @@ def write(run) -> None:
         for split, h in run.tuned.items()
     }
     metrics["headline"] = measure
+    metrics["checkpoint"] = choices.of_checkpoints(history, run.tuned["dev"].references, run.locale)
     metrics["run"] = _facts(run, history, measure)
     planned = files.read_json(run.folder / "plan.json")
     model_card.write(run.folder, planned, run.features.manifest, metrics, run.predictions)

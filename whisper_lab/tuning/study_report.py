@@ -4,7 +4,7 @@ from pathlib import Path
 
 from .. import files
 from ..corpora.corpus import bundled
-from ..scores import scoring
+from ..scores import choices, scoring
 from ..scores.scoring import Score
 from . import study_picture
 from .study_results import AVERAGE, results
@@ -40,7 +40,7 @@ model has {untuned} on test.{why}
 
 ## What it shows
 
-{_bullets([*verdicts(study), *set_aside(study)])}
+{_bullets([*verdicts(study), *doubts(study), *set_aside(study)])}
 
 {_markdown(*chosen(study))}
 
@@ -68,7 +68,7 @@ def summary(folder: Path, study: dict) -> str:
     return (
         f"\n{_plain(*table(study))}\n\n{_level(study)}\n\n{_plain(*chosen(study))}\n\n"
         + (f"{_plain(*average(study))}\n\n" if study["average"] else "")
-        + "\n".join(filter(None, [*verdicts(study), *set_aside(study), _because(study)]))
+        + "\n".join(filter(None, [*verdicts(study), *doubts(study), *set_aside(study), _because(study)]))
         + f"\n\n  report   {folder / 'README.md'}\n  picture  {folder / 'study.png'}\n"
         f"  numbers  {folder / 'study.json'}\n  lowest {_unit(study)} on dev  {folder / study['best']}"
         + (f"\n  average  {folder / AVERAGE}" if study["average"] else "")
@@ -95,6 +95,20 @@ def verdicts(study: dict) -> list[str]:
     if not all(pair["shown"] for pair in pairs):
         said.append("No difference shown does not mean none: the interval says how large it may be.")
     return said
+
+
+def doubts(study: dict) -> list[str]:
+    """A sentence for each choice that dev had too few clips for."""
+    return [
+        f"Dev has {one['clips']:,} clips, too few to tell {_whose(one)} {one['chosen']}, which was chosen, from "
+        f"{one['next_best']}, the next best: {choices.figures(one)}."
+        for one in study["choices"]
+        if choices.undecided(one)
+    ]
+
+
+def _whose(choice: dict) -> str:
+    return f"{called(choice['optimizer'])}'s rate" if "optimizer" in choice else "the run"
 
 
 def set_aside(study: dict) -> list[str]:

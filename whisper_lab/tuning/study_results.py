@@ -2,12 +2,13 @@
 
 import math
 import statistics
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 
 from .. import LabError, files
-from ..scores import scoring
+from ..scores import choices, scoring
 from ..whisper import checkpoint
 
 VARIED = ("seed", "optimizer", "learning_rate")  # in this order, so that all are met before any is repeated
@@ -58,6 +59,7 @@ def results(folder: Path, names: list[str]) -> dict:
         "optimizers": optimizers,
         "comparisons": _comparisons(folder, {name: _named(chosen, name) for name in order}, language),
         "best": min(chosen, key=lambda row: _rate(row, "dev", measure))["name"],
+        "choices": list(_choices(folder, rows, optimizers, measure, language)),
         "average": _average(folder, language),
         "diverged": diverged,
         "runs": rows,
@@ -187,6 +189,27 @@ def _comparisons(folder: Path, chosen: dict[str, list[dict]], language: str) -> 
         one["p_holm"] = round(adjusted, 4)
         one["shown"] = adjusted < 0.05 and not one["low"] <= 0 <= one["high"]
     return found
+
+
+def _choices(folder: Path, rows: list[dict], optimizers: dict, measure: str, language: str) -> Iterator[dict]:
+    """What was chosen on dev, minus the next best, paired there: each optimiser's rate, and the run that is best."""
+
+    def between(ours: list[dict], theirs: list[dict]) -> dict:
+        (references, _), *_ = written = [heard(folder / row["name"], "dev") for row in ours]
+        others = [heard(folder / row["name"], "dev")[1] for row in theirs]
+        gap = scoring.compare(references, [texts for _, texts in written], others, language)
+        return choices.between(gap, len(references))
+
+    for name, one in optimizers.items():
+        rates = sorted(one["tried"], key=lambda tried: (tried["dev"], tried["learning_rate"]))
+        if len(rates) > 1:
+            best, following = (tried["learning_rate"] for tried in rates[:2])
+            each = ([row for row in _named(rows, name) if row["learning_rate"] == rate] for rate in (best, following))
+            yield {"optimizer": name, "chosen": best, "next_best": following, **between(*each)}
+    chosen = sorted((row for row in rows if row["chosen"]), key=lambda row: _rate(row, "dev", measure))
+    if len(chosen) > 1:
+        best, following = chosen[:2]
+        yield {"chosen": best["name"], "next_best": following["name"], **between([best], [following])}
 
 
 def heard(folder: Path, split: str) -> tuple[list[str], list[str]]:

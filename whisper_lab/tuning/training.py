@@ -15,7 +15,7 @@ from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingA
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .. import LabError, cuda
-from ..scores import drafts, hypotheses, scoring
+from ..scores import choices, drafts, hypotheses, scoring
 from ..stores.streaming import Ahead
 from ..whisper import attention, checkpoint, packing
 from ..whisper.batches import Collator, Named, Parts, WindowBatches, Windowed, pieces
@@ -208,6 +208,8 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
         metrics = {f"eval_{name}": score.value for name, score in heard.scores(self.language).items()}
         metrics |= {"eval_loss": heard.loss, "seconds": round(self.meter.seconds, 3)}
         self.log(metrics)
+        edits = choices.edits(heard.references, heard.texts, self.language)
+        self.state.log_history[-1][choices.EDITS] = edits  # not through `log`: trackers take numbers
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
