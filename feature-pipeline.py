@@ -46,6 +46,9 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="what train is made of (default: train). 'train dev': both, and a new dev is held out of them; "
         "'validated': all that listeners approved; 'train validated other': all but what they turned down. Splits "
         "beyond train and dev come without the clips, sentences and speakers of test and dev")
+    add("--dev-clips", type=command.count, metavar="N",
+        help="move clips of train to dev, whole speakers, until it has N: on few clips, what is chosen there is chosen "
+        "by luck")
     add("--limit", type=int, metavar="N", help="at most N clips of each split, to try things out")
     add = parser.add_argument_group("what to leave out of train", """\
 Nothing, unless said. The other splits stay as the release has them, so that scores remain comparable. In every split
@@ -102,7 +105,8 @@ def main() -> None:
     if url:
         places.open_place(url)  # what is wrong with it had better be known before the work than after
     columns = dict(pair.split("=", 1) for pair in args.columns)
-    corpus, kept_out = splits.read(args.corpus, args.language, args.splits, args.train_splits, args.limit, columns)
+    read = args.corpus, args.language, args.splits, args.train_splits, args.limit, columns, args.dev_clips
+    corpus, kept_out = splits.read(*read)
     processor = checkpoint.load_processor(args.model)
     rows = {name: checkpoint.labelled(clips, processor.tokenizer, language) for name, clips in corpus.splits.items()}
     rows = {name: limits.applied_to(part) if name == "train" else part for name, part in rows.items()}
@@ -111,6 +115,7 @@ def main() -> None:
         "corpus": corpus.identity(),
         "language": language,
         "train_splits": args.train_splits,
+        **({"dev_clips": args.dev_clips} if args.dev_clips else {}),
         "cleaning": asdict(limits),
         "front_end": front_end.settings(),
         "labels": checkpoint.LABELS,

@@ -2,8 +2,9 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from conftest import inside
 
-from whisper_lab import LabError
+from whisper_lab import LabError, files
 from whisper_lab.corpora import corpus, splits
 from whisper_lab.corpora.corpus import Clip
 from whisper_lab.text import normalise
@@ -144,6 +145,42 @@ def test_what_others_say_of_the_new_dev_is_kept_out():
 @pytest.mark.parametrize("count, expected", [(1, 1), (19, 1), (60, 3), (100_000, splits.LARGEST_DEV)])
 def test_the_new_dev_is_a_twentieth_but_never_none_or_much(count, expected):
     assert len(splits.hold_out(clips("x", count, count))) == expected
+
+
+def test_a_small_dev_is_made_larger_out_of_train(release, capsys):
+    del release["validated"]
+    train = [*release["train"], *(replace(clip, id=f"again{clip.id}", client_id="echo") for clip in release["train"])]
+    larger, kept_out = splits.larger_dev(release | {"train": train}, 140)
+    moved = larger["dev"][40:]
+    assert larger["dev"][:40] == release["dev"] and larger["test"] == release["test"] and len(moved) == 100
+    trained, judged = ({clip.client_id for clip in larger[name]} for name in ("train", "dev"))
+    assert not trained & judged and len(judged) == 10 + 5
+    assert not {normalise(clip.sentence) for clip in moved} & {normalise(clip.sentence) for clip in larger["train"]}
+    assert kept_out == {"sentence of the new dev": 100} and len(larger["train"]) + 200 == len(train)
+    said = capsys.readouterr().err
+    assert said == "dev: 100 clips of train moved to its 40; train has 200 left, without 100 of the same sentences\n"
+    assert splits.larger_dev(release, 40) == (release, Counter())
+    assert "dev: 0 clips of train moved to its 40; train has 200 left, without 0" in capsys.readouterr().err
+    few = release | {"train": clips("own", 100, 2)}
+    assert len(splits.larger_dev(few, 70)[0]["dev"]) == 70
+    assert "moved to its 40 (whole sentences, as speakers are too few or not named" in capsys.readouterr().err
+
+
+def test_dev_is_not_made_larger_by_all_there_is(release):
+    del release["validated"]
+    with pytest.raises(LabError, match="--dev-clips 240 leaves nothing of the 200 clips of train; ask for fewer"):
+        splits.larger_dev(release, 240)
+    with pytest.raises(LabError, match="moves clips of train to dev, and there are only train, test; leave it out"):
+        splits.larger_dev({"train": release["train"], "test": release["test"]}, 60)
+
+
+def test_a_larger_dev_is_asked_for_on_the_command_line(tmp_path):
+    asked = ("--store", tmp_path / "x", "--limit", "8", "--dev-clips", "10")
+    said = inside("feature-pipeline.py", *asked, cwd=tmp_path).stderr
+    assert "dev: 2 clips of train moved to its 8; train has 6 left" in said
+    made = files.read_json(tmp_path / "x" / "manifest.json")
+    assert (made["splits"]["dev"]["rows"], made["splits"]["train"]["rows"]) == (10, 6)
+    assert files.read_json(tmp_path / "x" / "plan.json")["plan"]["dev_clips"] == 10
 
 
 def test_the_samples_dev_can_be_trained_on():

@@ -27,10 +27,15 @@ def read(
     train_splits: list[str],
     limit: int | None = None,
     columns: dict[str, str] | None = None,
+    dev_clips: int | None = None,
 ) -> tuple[Corpus, Counter]:
-    """As corpus.read, with `train` made of `train_splits`; and how many clips were kept out of it, by reason."""
+    """As corpus.read, with `train` made of `train_splits`, and of it so many moved to dev that there are `dev_clips`;
+    and how many clips were kept out of train, by reason."""
     read = corpus.read(source, language, needed(splits, train_splits), limit, columns)
     arranged, kept_out = arrange(read.splits, splits, train_splits, language)
+    if dev_clips:
+        arranged, more = larger_dev(arranged, dev_clips, language)
+        kept_out = kept_out + more
     of_train = [{"train": found} for split, found in read.left_out.items() if split in train_splits]
     others = {split: read.left_out[split] for split in ("", *arranged) if split in read.left_out.keys() - train_splits}
     left_out = corpus.joined(*of_train, others)
@@ -101,16 +106,42 @@ def arrange(
     others = {split: clips for split, clips in read.items() if split not in train_splits and split != "train"}
     if "dev" in train_splits and (splits is None or "dev" in splits):
         dev = hold_out(merged)
-        taken, sentences = {clip.id for clip in dev}, {normalise(clip.sentence, language) for clip in dev}
-        left = [clip for clip in merged if clip.id not in taken]
-        merged = [clip for clip in left if normalise(clip.sentence, language) not in sentences]
-        kept_out += Counter({"sentence of the new dev": len(left) - len(merged)})
+        merged, more = _without(merged, dev, language)
+        kept_out += more
         others = {"dev": dev} | others
     if not merged:
         why = ", ".join(f"{reason}: {count:,}" for reason, count in kept_out.most_common()) or "they hold no clips"
         raise LabError(f"nothing is left to train on in {' '.join(train_splits)} ({why}); choose other --train-splits")
     others = {split: clips for split, clips in others.items() if splits is None or split in splits}
     return {"train": merged} | others, kept_out
+
+
+def larger_dev(read: dict[str, list[Clip]], clips: int, language: str = "") -> tuple[dict[str, list[Clip]], Counter]:
+    """`read` with clips of train moved to dev until it has about `clips`, never more, chosen as `hold_out` does; and
+    how many train lost besides, as their sentences are in dev now. What was moved is said on stderr.
+
+    Raises LabError where train or dev is not there, and where nothing would be left to train on.
+    """
+    if not (read.get("train") and read.get("dev")):
+        raise LabError(f"--dev-clips moves clips of train to dev, and there are only {', '.join(read)}; leave it out")
+    train, dev = read["train"], read["dev"]
+    moved = hold_out(train, clips - len(dev)) if clips > len(dev) else []
+    left, kept_out = _without(train, moved, language)
+    if not left:
+        raise LabError(f"--dev-clips {clips:,} leaves nothing of the {len(train):,} clips of train; ask for fewer")
+    said = f"dev: {len(moved):,} clips of train moved to its {len(dev):,}"
+    if moved and {clip.client_id for clip in moved} & {clip.client_id for clip in left}:
+        said += " (whole sentences, as speakers are too few or not named: some may speak in both)"
+    print(f"{said}; train has {len(left):,} left, without {kept_out.total():,} of the same sentences", file=sys.stderr)
+    return read | {"train": left, "dev": dev + moved}, kept_out
+
+
+def _without(clips: list[Clip], dev: list[Clip], language: str) -> tuple[list[Clip], Counter]:
+    """`clips` but for those of a new `dev` and of its sentences, and how many the latter were."""
+    taken, sentences = {clip.id for clip in dev}, {normalise(clip.sentence, language) for clip in dev}
+    left = [clip for clip in clips if clip.id not in taken]
+    kept = [clip for clip in left if normalise(clip.sentence, language) not in sentences]
+    return kept, Counter({"sentence of the new dev": len(left) - len(kept)})
 
 
 def _overlap(split: str, clips: list[Clip], language: str) -> Callable[[Clip], str | None]:
@@ -128,13 +159,13 @@ def _overlap(split: str, clips: list[Clip], language: str) -> Callable[[Clip], s
     return reason
 
 
-def hold_out(clips: list[Clip]) -> list[Clip]:
-    """About a twentieth of `clips`, 1 to LARGEST_DEV of them, to judge by: whole speakers, the same in every run.
+def hold_out(clips: list[Clip], target: int | None = None) -> list[Clip]:
+    """About `target` of `clips`, or a twentieth, 1 to LARGEST_DEV, to judge by: whole speakers, the same in every run.
 
     Where speakers are too few or too busy for that, whole sentences.
     """
     clips = [clip for clip in clips if normalise(clip.sentence)]  # a clip of no word judges nothing
-    target = min(LARGEST_DEV, max(1, len(clips) // 20))
+    target = target or min(LARGEST_DEV, max(1, len(clips) // 20))
     by_speaker = _groups(clips, lambda clip: clip.client_id, target)
     return (
         by_speaker if 2 * len(by_speaker) >= target else _groups(clips, lambda clip: normalise(clip.sentence), target)
