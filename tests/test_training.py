@@ -81,7 +81,7 @@ def test_what_a_run_leaves(whole, features):
     folder, printed = whole
     metrics = json.loads((folder / "metrics.json").read_text())
     for who in ("untuned", "tuned"):
-        for split in ("dev", "test", "aside"):
+        for split in ("dev", "test", "out_of_domain"):
             assert set(metrics[who][split]) == {"wer", "wer_normalised", "cer", "cer_normalised"}
             for score in metrics[who][split].values():
                 assert score["low"] <= score["value"] <= score["high"]

@@ -49,7 +49,7 @@ def headline_of(metrics: dict) -> str:
     return metrics.get("headline", "wer_normalised")  # runs that do not say so went by WER in every language
 
 
-def table(metrics: dict, splits: tuple[str, ...] = ("test", "dev", "aside")) -> list[list[str]]:
+def table(metrics: dict, splits: tuple[str, ...] = ("test", "dev", "out_of_domain")) -> list[list[str]]:
     """Rows of [split, measure, untuned, tuned, tuned at 30 s] from a run's metrics.json, test first."""
     at_30 = metrics.get("tuned_at_30_s", {})
     rows = []

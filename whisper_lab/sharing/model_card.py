@@ -14,7 +14,7 @@ from . import licences
 
 TAG = "whisper-lab"  # by which this program knows its own models on the Hub
 SYNTHETIC = "\n**The voices are synthetic.** The numbers show that the pipeline learns, not how good the Swedish is.\n"
-ASIDE = "`aside` is other speech that nothing was tuned on: it shows what was forgotten."
+OUT_OF_DOMAIN = "`out_of_domain` is other speech that nothing was tuned on: it shows what was forgotten."
 READ = (
     "Common Voice is read aloud, one sentence at a time, by volunteers of 19 years or more at microphones of their own."
 )
@@ -39,7 +39,7 @@ def write(folder: Path, planned: dict, manifest: dict, metrics: dict, prediction
     served = "30 s windows" if recipe["window"] == "full" else "windows as short as the speech, of lengths trained on"
     facts = "\n".join(f"| {what} | {fact} |" for what, fact in _facts(planned, manifest, run).items())
     notes = [because(corpus["language"])] * bool(unspaced(corpus["language"]))
-    notes += [ASIDE] * ("aside" in metrics["tuned"]) + [ANEW] * (corpus["name"] == "Common Voice")
+    notes += [OUT_OF_DOMAIN] * ("out_of_domain" in metrics["tuned"]) + [ANEW] * (corpus["name"] == "Common Voice")
     limits = "\n".join(f"- {limit}" for limit in _limits(corpus, metrics, recipe))
     text = f"""---
 {_front_matter(folder.name, plan, manifest, metrics)}
@@ -232,9 +232,9 @@ def _limits(corpus: dict, metrics: dict, recipe: dict) -> Iterator[str]:
     yield "Names, numbers and words that were not in the training sentences are where it errs first; read before use."
     if recipe["window"] != "packed":
         yield "Timestamps, long recordings and previous text as a prompt were not tuned, and may be worse than before."
-    aside = "" if "aside" in metrics["tuned"] else "speech of any other kind (how much was forgotten), "
+    other = "" if "out_of_domain" in metrics["tuned"] else "speech of any other kind (how much was forgotten), "
     yield (
-        f"Not measured: {aside}spontaneous and overlapping speech, noise and distance, telephones, children, single "
+        f"Not measured: {other}spontaneous and overlapping speech, noise and distance, telephones, children, single "
         "dialects and accents, other languages, translation."
     )
 

@@ -28,7 +28,7 @@ from . import (
 )
 from .recipes import Options
 
-SCORED = ("dev", "test", "aside")  # what is scored, where the feature set has it
+SCORED = ("dev", "test", "out_of_domain")  # what is scored, where the feature set has it
 
 
 class Run:
@@ -234,7 +234,7 @@ class Run:
         blending.blend(self.model, self.start, end, self.share)
 
     def score_tuned(self) -> None:
-        """As it is served; test and aside also at 30 s, where every other program will run it."""
+        """As it is served; test and out_of_domain also at 30 s, where every other program will run it."""
         self.tuned = self._transcribe(self.model.config.trained_windows, "Tuned", SCORED)
         self.tuned_at_30 = self._transcribe([FRAMES], "Tuned at 30 s", SCORED[1:])
 
