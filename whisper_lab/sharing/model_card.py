@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..scores.card import NAMES, examples, markdown, table
+from ..scores.card import NAMES, examples, markdown, of_canaries, signed, table
 from ..scores.scoring import MEASURES, because
 from ..text import unspaced
 from ..whisper import checkpoint, languages
@@ -14,7 +14,7 @@ from . import licences
 
 TAG = "whisper-lab"  # by which this program knows its own models on the Hub
 SYNTHETIC = "\n**The voices are synthetic.** The numbers show that the pipeline learns, not how good the Swedish is.\n"
-OUT_OF_DOMAIN = "`out_of_domain` is other speech that nothing was tuned on: it shows what was forgotten."
+OTHERS = "Nothing was tuned on {}: other speech, which shows what was forgotten."
 READ = (
     "Common Voice is read aloud, one sentence at a time, by volunteers of 19 years or more at microphones of their own."
 )
@@ -39,7 +39,8 @@ def write(folder: Path, planned: dict, manifest: dict, metrics: dict, prediction
     served = "30 s windows" if recipe["window"] == "full" else "windows as short as the speech, of lengths trained on"
     facts = "\n".join(f"| {what} | {fact} |" for what, fact in _facts(planned, manifest, run).items())
     notes = [because(corpus["language"])] * bool(unspaced(corpus["language"]))
-    notes += [OUT_OF_DOMAIN] * ("out_of_domain" in metrics["tuned"]) + [ANEW] * (corpus["name"] == "Common Voice")
+    others = of_canaries(metrics)
+    notes += [OTHERS.format(" and ".join(others))] * bool(others) + [ANEW] * (corpus["name"] == "Common Voice")
     limits = "\n".join(f"- {limit}" for limit in _limits(corpus, metrics, recipe))
     text = f"""---
 {_front_matter(folder.name, plan, manifest, metrics)}
@@ -232,7 +233,10 @@ def _limits(corpus: dict, metrics: dict, recipe: dict) -> Iterator[str]:
     yield "Names, numbers and words that were not in the training sentences are where it errs first; read before use."
     if recipe["window"] != "packed":
         yield "Timestamps, long recordings and previous text as a prompt were not tuned, and may be worse than before."
-    other = "" if "out_of_domain" in metrics["tuned"] else "speech of any other kind (how much was forgotten), "
+    for name, gap in of_canaries(metrics).items():
+        if gap.low > 0:
+            yield f"Worse than the untuned model on {name}, by {signed(gap)}: what it was tuned on cost other speech."
+    other = "" if of_canaries(metrics) else "speech of any other kind (how much was forgotten), "
     yield (
         f"Not measured: {other}spontaneous and overlapping speech, noise and distance, telephones, children, single "
         "dialects and accents, other languages, translation."
@@ -265,7 +269,8 @@ def _facts(planned: dict, manifest: dict, run: dict) -> dict[str, str]:
         f"best on dev at step {run['best_step']}",
         "windows": recipe["window"],
         **({"besides": "; ".join(more)} if more else {}),
-        "weights": f"{run['share']:.0%} tuned, {1 - run['share']:.0%} untuned, averaged against forgetting",
+        "weights": f"{run['share']:.0%} tuned, {1 - run['share']:.0%} untuned, averaged against forgetting. "
+        f"{run.get('share_because', '')}".rstrip(" ."),
         "training took": seconds + resumed,
         "energy": f"{kwh:.3g} kWh by the GPU's own meter; the rest of the machine and its scores are not in it"
         if kwh
