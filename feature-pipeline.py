@@ -41,7 +41,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--language", default="sv-SE", metavar="LOCALE", help="of the corpus (default sv-SE), as it writes it")
     add("--whisper-language", metavar="CODE", help="what Whisper is told (default: the locale's own language); where "
         "it knows none, that of a relative, as kk for Kyrgyz: the model borrows its token, and its card says so")
-    add("--splits", nargs="+", metavar="SPLIT", help="default: train dev test, and the sample's aside")
+    add("--splits", nargs="+", metavar="SPLIT", help="default: train dev test, and the sample's own out_of_domain")
     add("--train-splits", nargs="+", default=["train"], metavar="SPLIT",
         help="what train is made of (default: train). 'train dev': both, and a new dev is held out of them; "
         "'validated': all that listeners approved; 'train validated other': all but what they turned down. Splits "

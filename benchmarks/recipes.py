@@ -3,9 +3,10 @@
     python benchmarks/recipes.py [--seeds 1 2 3] [--only masks …]
 
 Trains on the sample with each of them, and without any, with the same seeds, and prints the normalised word error
-rates on test (unknown voices and sentences of the same synthesiser) and aside (another one, with longer sentences), and
-the difference of each to the plain recipe, paired over clips and seeds. All else is the default. A run takes six
-minutes on two cores; those that are there are not repeated, so the command can be stopped, and given more seeds."""
+rates on test (unknown voices and sentences of the same synthesiser) and out_of_domain (another one, with longer
+sentences), and the difference of each to the plain recipe, paired over clips and seeds. All else is the default. A run
+takes six minutes on two cores; those that are there are not repeated, so the command can be stopped, and given more
+seeds."""
 
 import argparse
 import shutil
@@ -50,18 +51,19 @@ def main() -> None:
             folder = args.output / f"{name}-seed{seed}"
             print(f"{name}, seed {seed}", flush=True)
             train(recipes.Options(args.features, output=str(folder), seed=seed, **CHANGES[name]), features)
-            for split in ("test", "aside"):
+            for split in ("test", "out_of_domain"):
                 said, written = study_results.heard(folder, split)
                 texts.setdefault((name, split), []).append(written)
                 texts["said", split] = said
-    print(f"\nseeds {', '.join(map(str, args.seeds))}\n{'':16} {'test':>6} {'minus plain':26} {'aside':>6} minus plain")
+    head = f"{'':16} {'test':>6} {'minus plain':20} {'out_of_domain':>13} minus plain"
+    print(f"\nseeds {', '.join(map(str, args.seeds))}\n{head}")
     for name in ("plain", *args.only):
         cells = []
-        for split in ("test", "aside"):
+        for split in ("test", "out_of_domain"):
             said, written = texts["said", split], texts[name, split]
             rate = sum(scoring.scores(said, one)["wer_normalised"].value for one in written) / len(written)
             less = scoring.compare(said, written, texts["plain", split])
-            cells.append(f"{rate:6.1f} {less!s:26}")
+            cells.append(f"{rate:6.1f} {less!s:27}")
         print(f"{name:16}", *cells)
 
 

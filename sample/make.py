@@ -3,9 +3,9 @@
     python sample/make.py            # needs espeak-ng (Debian: apt install espeak-ng); rewrites sample/cv-corpus-…
 
 Every sentence was written, or put together from phrases written, for this project; every voice is espeak-ng's, with
-its own variant, rate, pitch and room, in its own background noise. No sentence and no voice is in two splits. `aside`
-is a fifth split that no release has: another synthesiser (espeak-ng's Klatt voices), other rooms and noise, longer
-and unrelated sentences. Nothing is tuned on it: it shows what a recipe forgets.
+its own variant, rate, pitch and room, in its own background noise. No sentence and no voice is in two splits.
+`out_of_domain` is a fifth split that no release has: another synthesiser (espeak-ng's Klatt voices), other rooms and
+noise, longer and unrelated sentences. Nothing is tuned on it: it shows what a recipe forgets.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ VOICES = {  # espeak-ng's variants, told apart further by rate (words a minute) 
     "train": "m1 m2 m4 m5 m7 f1 f3 f5 Alex Andy Annie Denis Gene Lee Mario Michael steph zac Hugo max".split(),
     "dev": "m3 f2 Mike Alicia".split(),
     "test": "m6 m8 f4 Jacky edward linda".split(),
-    "aside": "klatt klatt2 klatt3 klatt4".split(),
+    "out_of_domain": "klatt klatt2 klatt3 klatt4".split(),
 }
 
 PEOPLE = "Anna,Björn,Åsa,Märta,Göran,läraren,grannen,min syster,hennes bror,farmor".split(",")
@@ -70,7 +70,7 @@ PATTERNS = (
     ("{} {} {} {}.", CREATURES, DOINGS, PLACES, TIMES),
 )
 
-ASIDE = (
+OUT_OF_DOMAIN = (
     "När vi kom fram till stugan hade solen redan gått ner, men isen på sjön lyste fortfarande svagt i skymningen.",
     "Kommunen meddelade på onsdagen att bron mellan de båda stadsdelarna stängs för reparation under hela hösten.",
     "Hon läste brevet två gånger, vek ihop det försiktigt och lade det i lådan där hennes mor förvarade fotografier.",
@@ -150,13 +150,14 @@ def main() -> None:
     clips.mkdir(parents=True)
     rng = random.Random(2026)
     pool = iter(sentences(rng))
-    splits = {name: list(itertools.islice(pool, count)) for name, count in CLIPS.items()} | {"aside": list(ASIDE)}
+    splits = {name: list(itertools.islice(pool, count)) for name, count in CLIPS.items()}
+    splits["out_of_domain"] = list(OUT_OF_DOMAIN)
     durations, validated, number = [], [], 1_000_000
     for split, texts in splits.items():
         rows = []
         for sentence, variant in zip(texts, itertools.cycle(VOICES[split])):
             number += 1
-            snr_db = (12, 20) if split == "aside" else (4, 12)
+            snr_db = (12, 20) if split == "out_of_domain" else (4, 12)
             samples = record(sentence, variant, number, snr_db)
             name = f"common_voice_{LOCALE}_{number}.mp3"
             soundfile.write(clips / name, samples, RATE, bitrate_mode="CONSTANT", compression_level=0.99)
@@ -171,7 +172,7 @@ def main() -> None:
             })  # fmt: skip
             durations.append({"clip": name, "duration[ms]": round(1000 * samples.size / RATE)})
         write_tsv(RELEASE / LOCALE / f"{split}.tsv", COLUMNS, rows)
-        validated += rows if split != "aside" else []
+        validated += rows if split != "out_of_domain" else []
     write_tsv(RELEASE / LOCALE / "validated.tsv", COLUMNS, validated)
     write_tsv(RELEASE / LOCALE / "clip_durations.tsv", ["clip", "duration[ms]"], durations)
 

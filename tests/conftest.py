@@ -73,7 +73,7 @@ def tiny(tmp_path_factory, processor) -> Path:
 
 @pytest.fixture(scope="session")
 def features(tmp_path_factory) -> Path:
-    """A feature set of the sample's first clips, to be read only: 16 of train, dev and test, 12 of aside."""
+    """A feature set of the sample's first clips, to be read only: 16 of train, dev and test, 12 of out_of_domain."""
     folder = tmp_path_factory.mktemp("features") / "small"
     inside("feature-pipeline.py", "--store", folder, "--limit", "16", cwd=folder.parent)
     return folder

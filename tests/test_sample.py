@@ -27,7 +27,7 @@ def test_layout_and_size():
             "age gender accents variant locale segment"
         ).split()
     )
-    clips = {row["path"] for split in ("train", "dev", "test", "aside") for row in rows(split)}
+    clips = {row["path"] for split in ("train", "dev", "test", "out_of_domain") for row in rows(split)}
     assert (
         clips == {path.name for path in (ROOT / "clips").iterdir()} == {row["clip"] for row in rows("clip_durations")}
     )
@@ -35,7 +35,7 @@ def test_layout_and_size():
 
 
 def test_no_sentence_and_no_voice_is_in_two_splits():
-    splits = ("train", "dev", "test", "aside")
+    splits = ("train", "dev", "test", "out_of_domain")
     for column in ("sentence", "client_id"):
         sets = [{row[column] for row in rows(split)} for split in splits]
         assert len(set.union(*sets)) == sum(map(len, sets)), column

@@ -36,7 +36,8 @@ def names(part: list[Clip]) -> list[str]:
 
 
 def test_the_default_is_the_release_as_it_is(release):
-    assert splits.needed(None, ["train"]) is None and splits.needed(["test", "aside"], ["train"]) == ["test", "aside"]
+    scored = ["test", "out_of_domain"]
+    assert splits.needed(None, ["train"]) is None and splits.needed(scored, ["train"]) == scored
     assert splits.arrange(release, None, ["train"]) == (release, Counter())
 
 
@@ -186,7 +187,7 @@ def test_a_larger_dev_is_asked_for_on_the_command_line(tmp_path):
 def test_the_samples_dev_can_be_trained_on():
     read = corpus.read("sample", "sv-SE", splits.needed(None, ["train", "dev"])).splits
     arranged, _ = splits.arrange(read, None, ["train", "dev"])
-    assert list(arranged) == ["train", "dev", "test", "aside"]
+    assert list(arranged) == ["train", "dev", "test", "out_of_domain"]
     assert len(arranged["train"]) + len(arranged["dev"]) == len(read["train"]) + len(read["dev"])
 
 

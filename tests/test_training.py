@@ -19,10 +19,8 @@ from finished import plan as finished_plan
 
 from whisper_lab import LabError, command, files
 from whisper_lab.scores import card, choices, scoring
-from whisper_lab.scores.hypotheses import Hypotheses
 from whisper_lab.stores import store
 from whisper_lab.tuning import (
-    blending,
     folders,
     monitoring,
     optimizers,
@@ -83,7 +81,7 @@ def test_what_a_run_leaves(whole, features):
     folder, printed = whole
     metrics = json.loads((folder / "metrics.json").read_text())
     for who in ("untuned", "tuned"):
-        for split in ("dev", "test", "aside"):
+        for split in ("dev", "test", "out_of_domain"):
             assert set(metrics[who][split]) == {"wer", "wer_normalised", "cer", "cer_normalised"}
             for score in metrics[who][split].values():
                 assert score["low"] <= score["value"] <= score["high"]
@@ -331,49 +329,7 @@ def test_default_rates_follow_size_and_optimiser():
     assert optimizers.default_rate("adagrad", 512) > 5 * optimizers.default_rate("adamw", 512)
 
 
-def test_blending_ends_at_the_weights_on_either_side(features, tiny, tmp_path):
-    run = make_run(features, tiny, tmp_path / "x")
-    start = blending.weights(run.model)
-    end = {name: tensor + 1 for name, tensor in start.items()}
-    for share in (0.0, 0.5, 1.0):
-        blending.blend(run.model, start, end, share)
-        assert all(
-            ((tensor - start[name]) - share).abs().max() < 1e-5 for name, tensor in blending.weights(run.model).items()
-        )
-
-
-@pytest.mark.parametrize("wrong_at_half, share", [(10, 1.0), (2, 0.9), (0.6, 0.6), (0.4, 0.5)])
-def test_auto_takes_the_smallest_share_that_keeps_95_percent_of_the_gain(wrong_at_half, share):
-    """A model of one weight, the share, whose errors in a thousand words grow as it is taken back; untuned 10 %."""
-
-    class Listener:
-        model = torch.nn.Linear(1, 1, bias=False)
-        model.config = SimpleNamespace(trained_windows=[300, 3_000])
-
-        def transcribe(self, split, lengths, title):
-            assert (split, lengths) == ("dev", [300, 3_000])
-            wrong = round(20 * wrong_at_half * (1 - self.model.weight.item()))
-            said = " ".join(["rätt"] * 1_000)
-            return Hypotheses(["x"], [said], [" ".join(["fel"] * wrong + ["rätt"] * (1_000 - wrong))], 0.0)
-
-    start, end = ({"weight": torch.full((1, 1), float(value))} for value in (0, 1))
-    assert blending.choose_share(Listener(), start, end, untuned=10.0) == share
-
-
-def test_where_words_cannot_be_counted_the_share_and_the_checkpoint_go_by_characters(tmp_path):
-    """Untuned, 20 % of the characters are wrong; half tuned, 1 %, which is enough."""
-
-    class Listener:
-        model = torch.nn.Linear(1, 1, bias=False)
-        model.config = SimpleNamespace(trained_windows=[300])
-
-        def transcribe(self, split, lengths, title):
-            wrong = round(2 * (1 - self.model.weight.item()))
-            return Hypotheses(["x"], ["学" * 100], ["英" * wrong + "学" * (100 - wrong)], 0.0)
-
-    start, end = ({"weight": torch.full((1, 1), float(value))} for value in (0, 1))
-    assert blending.choose_share(Listener(), start, end, 20.0, "zh-CN") == 0.5
-    assert blending.choose_share(Listener(), start, end, 100.0) > 0.5  # by words, a wrong character is a wrong sentence
+def test_where_words_cannot_be_counted_the_checkpoint_goes_by_characters(tmp_path):
     recipe = recipes.Recipe("adamw", 1e-5, 4, 4, 1, 1, 0.01, "short", 1, 1.0, 1)
     arguments = training.arguments(recipe, tmp_path, measure=scoring.headline("zh-CN"))
     assert arguments.metric_for_best_model == "eval_cer_normalised" and not arguments.greater_is_better

@@ -34,21 +34,22 @@ COLUMNS = {  # what each kind of rows.COLUMNS is called
 NO_SPLITS = {"clip_durations", "validated_sentences", "unvalidated_sentences", "reported"}  # TSVs of other things
 RENAMED = {"accent": "accents"}  # releases before 8.0
 APPROVED = "validated"
+OUT_OF_DOMAIN = "out_of_domain"  # a split of other speech, that nothing is tuned on; of Common Voice, no release has it
 
 
 def read(path: Path, language: str, splits: list[str] | None = None, limit: int | None = None) -> Corpus:
     """The release at `path` (its folder, its language's folder, or its .tar.gz), at most `limit` clips a split.
 
-    An archive is unpacked once, into the cache. `splits` None stands for train, dev and test, and for the sample's
-    `aside`. Where a release has none of the three, as the deltas, they are drawn from what listeners approved. Raises
-    LabError where there is no release, the archive is damaged or does not fit on the disk, a split or a needed column
-    is missing, or no row of a split can be used.
+    An archive is unpacked once, into the cache. `splits` None stands for train, dev and test, and for
+    `out_of_domain` where there is one. Where a release has none of the three, as the deltas, they are drawn from what
+    listeners approved. Raises LabError where there is no release, the archive is damaged or does not fit on the disk,
+    a split or a needed column is missing, or no row of a split can be used.
     """
     folder = _unpacked(path, language) if path.name.endswith(ARCHIVES) and not path.is_dir() else path
     if spontaneous.holds(folder):
         return spontaneous.read(folder, language, splits, limit)
     root = _language_folder(folder, language)
-    wanted = splits or [*drawing.USUAL, *(["aside"] if (root / "aside.tsv").is_file() else [])]
+    wanted = splits or [*drawing.USUAL, *([OUT_OF_DOMAIN] if (root / f"{OUT_OF_DOMAIN}.tsv").is_file() else [])]
     there = {p.stem for p in root.glob("*.tsv")} - NO_SPLITS
     drawn = [split for split in wanted if split in drawing.USUAL] if not there & set(drawing.USUAL) else []
     drawn = drawn if APPROVED in there else []

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from . import choices
-from .scoring import Score, because, ordered, short
+from .scoring import Score, because, headline, ordered, short
 
 CURVES = {
     "wer_normalised": ("wer_normalised", "wer", "cer"),
@@ -50,12 +50,22 @@ def headline_of(metrics: dict) -> str:
     return metrics.get("headline", "wer_normalised")  # runs that do not say so went by WER in every language
 
 
-def table(metrics: dict, splits: tuple[str, ...] = ("test", "dev", "aside")) -> list[list[str]]:
-    """Rows of [split, measure, untuned, tuned, tuned at 30 s] from a run's metrics.json, test first."""
+def of_canaries(metrics: dict) -> dict[str, Score]:
+    """Of a run's metrics.json, for each canary: tuned minus untuned by its headline rate, in points, paired."""
+    gaps = metrics["tuned_minus_untuned"]
+    return {split: Score(**gap) for split, gap in gaps.items() if split not in ("dev", "test")}
+
+
+def signed(gap: Score) -> str:
+    return f"{gap.value:+.1f} points ({gap.low:+.1f} to {gap.high:+.1f})"
+
+
+def table(metrics: dict) -> list[list[str]]:
+    """Rows of [split, measure, untuned, tuned, tuned at 30 s] from a run's metrics.json, test first, canaries last."""
     at_30 = metrics.get("tuned_at_30_s", {})
-    rows = []
-    for split in splits:
-        for measure in ordered(headline_of(metrics)) if split in metrics["tuned"] else ():
+    rows, usual = [], [split for split in ("test", "dev") if split in metrics["tuned"]]
+    for split in dict.fromkeys([*usual, *metrics["tuned"]]):
+        for measure in ordered(headline_of(metrics)):
             cells = [metrics[who].get(split) for who in ("untuned", "tuned")] + [at_30.get(split)]
             rows.append([split, NAMES[measure], *(str(Score(**cell[measure])) if cell else "" for cell in cells)])
     return rows
@@ -98,16 +108,20 @@ def summary(folder: Path, metrics: dict, predictions: list[dict], language: str 
         f"  said     {row['sentence']}\n  untuned  {row['untuned']}\n  tuned    {row['tuned']}\n"
         for row in examples(predictions)
     )
-    gain, measure, run = Score(**metrics["tuned_minus_untuned"]["test"]), headline_of(metrics), metrics["run"]
+    run, locales = metrics["run"], {name: one["language"] for name, one in metrics["run"].get("canaries", {}).items()}
+    gains = {"test": Score(**metrics["tuned_minus_untuned"]["test"])} | of_canaries(metrics)
+    verdicts = "".join(
+        f"Tuned minus untuned on {split}, normalised {short(headline(locales.get(split, language)))}, paired: "
+        f"{signed(gain)}: {'better' if gain.high < 0 else 'worse' if gain.low > 0 else 'no difference shown'}.\n"
+        for split, gain in gains.items()
+    )
     why = f"{because(language)}\n" * bool(because(language))
     how = f"Trained and scored in {run['precision']} on {run['device']}.\n" if "precision" in run else ""
     choice = metrics.get("checkpoint")
     doubt = f"{said} {choices.way_out(choice)}\n" if (said := choices.on_checkpoints(choice)) else ""
-    verdict = "better" if gain.high < 0 else "worse" if gain.low > 0 else "no difference shown"
     return (
         f"\n{plain(table(metrics))}\n\n"
-        f"Tuned minus untuned on test, normalised {short(measure)}, paired: {gain.value:+.1f} points "
-        f"({gain.low:+.1f} to {gain.high:+.1f}): {verdict}.\n{doubt}{why}{how}\n{sentences}\n"
+        f"{verdicts}{doubt}{why}{how}\n{sentences}\n"
         f"  model   {folder}\n  card    {folder / 'README.md'}\n  curves  {folder / 'curves.png'}\n"
         f"  report, word by word  {folder / 'report.html'}\n"
         f"  every hypothesis  {folder / 'predictions.tsv'}\n  scores  {folder / 'metrics.json'}"

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -34,6 +34,10 @@ class Hypotheses:
     texts: list[str]
     loss: float
     tokens: int = 0  # that the loss is the mean of
+
+    def every(self, step: int) -> "Hypotheses":
+        """Of every `step`-th clip; the loss stays that of all."""
+        return replace(self, ids=self.ids[::step], references=self.references[::step], texts=self.texts[::step])
 
     def scores(self, language: str = "") -> dict[str, scoring.Score]:
         return scoring.scores(self.references, self.texts, language)

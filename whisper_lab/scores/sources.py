@@ -30,16 +30,22 @@ def fitting(
     Raises LabError where the set is for other mels or another vocabulary, and there is no corpus.
     """
     if there:
-        mels = processor.feature_extractor.feature_size
-        if mels != there.mels:
-            wrong = f"{there.mels} mels, {name} takes {mels}"
-        elif checkpoint.tokenizer_fingerprint(processor.tokenizer) != there.manifest["tokenizer"]:
-            wrong = f"labels in another vocabulary than {name}'s"
-        else:
+        wrong = misfit(name, processor, there)
+        if not wrong:
             return there
         if not read:
             raise LabError(f"{there.folder} holds {wrong}; name its corpus with --corpus, and features are made for it")
     return made(processor, read, there.manifest["language"] if there else language)
+
+
+def misfit(name: str, processor, there: store.FeatureSet) -> str:
+    """What features are that the model `name` cannot read, in words; "" where it can."""
+    mels = processor.feature_extractor.feature_size
+    if mels != there.mels:
+        return f"{there.mels} mels, {name} takes {mels}"
+    if checkpoint.tokenizer_fingerprint(processor.tokenizer) != there.manifest["tokenizer"]:
+        return f"labels in another vocabulary than {name}'s"
+    return ""
 
 
 def made(processor, read: corpus.Corpus, language: str | None = None) -> store.FeatureSet:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..scores import choices
-from ..scores.card import NAMES, examples, markdown, table
+from ..scores.card import NAMES, examples, markdown, of_canaries, signed, table
 from ..scores.scoring import MEASURES, because
 from ..text import unspaced
 from ..whisper import checkpoint, languages
@@ -15,7 +15,7 @@ from . import licences
 
 TAG = "whisper-lab"  # by which this program knows its own models on the Hub
 SYNTHETIC = "\n**The voices are synthetic.** The numbers show that the pipeline learns, not how good the Swedish is.\n"
-ASIDE = "`aside` is other speech that nothing was tuned on: it shows what was forgotten."
+OTHERS = "Nothing was tuned on {}: other speech, which shows what was forgotten."
 READ = (
     "Common Voice is read aloud, one sentence at a time, by volunteers of 19 years or more at microphones of their own."
 )
@@ -40,7 +40,8 @@ def write(folder: Path, planned: dict, manifest: dict, metrics: dict, prediction
     served = "30 s windows" if recipe["window"] == "full" else "windows as short as the speech, of lengths trained on"
     facts = "\n".join(f"| {what} | {fact} |" for what, fact in _facts(planned, manifest, run).items())
     notes = [because(corpus["language"])] * bool(unspaced(corpus["language"]))
-    notes += [ASIDE] * ("aside" in metrics["tuned"]) + [ANEW] * (corpus["name"] == "Common Voice")
+    others = of_canaries(metrics)
+    notes += [OTHERS.format(" and ".join(others))] * bool(others) + [ANEW] * (corpus["name"] == "Common Voice")
     limits = "\n".join(f"- {limit}" for limit in _limits(corpus, metrics, recipe))
     text = f"""---
 {_front_matter(folder.name, plan, manifest, metrics)}
@@ -235,9 +236,12 @@ def _limits(corpus: dict, metrics: dict, recipe: dict) -> Iterator[str]:
         yield "Timestamps, long recordings and previous text as a prompt were not tuned, and may be worse than before."
     if doubt := choices.on_checkpoints(metrics.get("checkpoint")):
         yield doubt
-    aside = "" if "aside" in metrics["tuned"] else "speech of any other kind (how much was forgotten), "
+    for name, gap in of_canaries(metrics).items():
+        if gap.low > 0:
+            yield f"Worse than the untuned model on {name}, by {signed(gap)}: what it was tuned on cost other speech."
+    other = "" if of_canaries(metrics) else "speech of any other kind (how much was forgotten), "
     yield (
-        f"Not measured: {aside}spontaneous and overlapping speech, noise and distance, telephones, children, single "
+        f"Not measured: {other}spontaneous and overlapping speech, noise and distance, telephones, children, single "
         "dialects and accents, other languages, translation."
     )
 
@@ -269,7 +273,8 @@ def _facts(planned: dict, manifest: dict, run: dict) -> dict[str, str]:
         "steps": f"{recipe['max_steps']:,} of {recipe['batch_size'] * recipe['accumulation']} clips; {best}",
         "windows": recipe["window"],
         **({"besides": "; ".join(more)} if more else {}),
-        "weights": f"{run['share']:.0%} {tuned}, {1 - run['share']:.0%} untuned, averaged against forgetting",
+        "weights": f"{run['share']:.0%} {tuned}, {1 - run['share']:.0%} untuned, averaged against forgetting. "
+        f"{run.get('share_because', '')}".rstrip(" ."),
         "training took": seconds + resumed,
         "energy": f"{kwh:.3g} kWh by the GPU's own meter; the rest of the machine and its scores are not in it"
         if kwh

@@ -3,14 +3,31 @@
 They keep what the untuned model knew of other speech, at little cost on the speech tuned for (Wortsman et al., "Robust
 fine-tuning of zero-shot models", CVPR 2022). On the sample, an average forgot less of human speech than a run at a
 lower rate that reached the same error rate.
+
+How much is tuned is chosen by the rule of one standard error (Breiman et al., "Classification and Regression Trees",
+1984): of the shares that may be as good as the best on dev, the smallest. So a small dev set, which tells little, leans
+to the untuned model, and a large one decides sharply. Canaries, speech that must not get worse, are held to the same:
+a share is allowed where each is at most one standard error above the untuned model. To allow all that is not shown to
+be worse (an interval of 95 %, two standard errors) would let the most harm pass where there is the least evidence, and
+to ask for proof of no harm would let a small canary allow nothing.
 """
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 
 from ..scores import scoring
+from ..scores.hypotheses import Hypotheses
 
-SHARES = (0.5, 0.6, 0.7, 0.8, 0.9)
-KEPT = 0.95  # of what tuning gained on dev has to be left after averaging
+SHARES = tuple(tenths / 10 for tenths in range(10, 0, -1))
+ERRORS = 1.0  # standard errors of a difference up to which a rate counts as no worse
+CLIPS = 400  # of a split that choose: each share that is tried transcribes them
+
+
+def step(clips: int) -> int:
+    """Every how many of so many clips choose."""
+    return max(1, -(-clips // CLIPS))
 
 
 def blend(model, start: dict, end: dict, share: float) -> None:
@@ -21,27 +38,101 @@ def blend(model, start: dict, end: dict, share: float) -> None:
     model.load_state_dict(mixed)
 
 
-def choose_share(trainer, start: dict, end: dict, untuned: float, language: str = "") -> float:
-    """The smallest of `SHARES` that keeps `KEPT` of what tuning gained on dev, in the headline rate; otherwise 1.
-
-    `untuned` is the untuned model's on dev, in percent; `language` the corpus' locale.
-    """
-
-    def dev(share: float) -> float:
-        blend(trainer.model, start, end, share)
-        heard = trainer.transcribe("dev", trainer.model.config.trained_windows, f"Dev, {share:.0%} tuned")
-        return rate(heard, language)
-
-    tuned = dev(1.0)
-    enough = tuned + (1 - KEPT) * max(0.0, untuned - tuned)
-    return next((share for share in SHARES if dev(share) <= enough), 1.0)
-
-
-def rate(heard, language: str) -> float:
-    """The headline rate of hypotheses.Hypotheses, in percent."""
-    return heard.scores(language)[scoring.headline(language)].value
-
-
 def weights(model) -> dict:
     """A copy of the model's state dict in main memory."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A share, why it was taken, in sentences for people, and the headline rate of each split at each share tried."""
+
+    share: float
+    why: str = ""
+    rates: dict[str, dict[float, float]] = field(default_factory=dict)
+
+
+def choose(hear: Callable[[str, float], Hypotheses], untuned: dict[str, Hypotheses], locales: dict[str, str]) -> Choice:
+    """The smallest share that is safe on dev, lowered until no canary is worse than `untuned` (canary → hypotheses).
+
+    `hear(split, share)` transcribes the same clips at every share; `locales` are those of the splits. Where each share
+    is worse for some canary, the least harmful of them is taken, and `why` says so.
+    """
+    dev: dict[float, Hypotheses] = {}
+    for share in SHARES[::2]:
+        dev[share] = hear("dev", share)
+        if smallest_safe(dev, locales["dev"]) > share:
+            break  # rates fall and rise but once: those below are worse still
+    below = [share for share in SHARES if share < smallest_safe(dev, locales["dev"])]
+    dev |= {share: hear("dev", share) for share in below[:1] if share not in dev}
+    safe, rates = smallest_safe(dev, locales["dev"]), {"dev": _rates(dev, locales["dev"])}
+    heard: dict[str, dict[float, Hypotheses]] = {name: {} for name in untuned}
+    gaps: dict[float, dict[str, scoring.Score]] = {}
+    for share in SHARES[SHARES.index(safe) :]:
+        for name in untuned:
+            heard[name][share] = hear(name, share)
+        gaps[share] = {name: above(heard[name][share], one, locales[name]) for name, one in untuned.items()}
+        if all(map(no_worse, gaps[share].values())):
+            break
+    else:
+        share = min(gaps, key=lambda share: max(gap.value - ERRORS * gap.error for gap in gaps[share].values()))
+    rates |= {name: _rates(some, locales[name]) for name, some in heard.items()}
+    return Choice(share, " ".join(_why(dev, safe, share, gaps, rates, locales["dev"])), rates)
+
+
+def smallest_safe(heard: dict[float, Hypotheses], language: str = "", errors: float = ERRORS) -> float:
+    """The smallest of the shares in `heard`, all of the same clips, that is no worse than the best of them."""
+    best = _best(heard, language)
+    return min(share for share, one in heard.items() if no_worse(above(one, heard[best], language), errors))
+
+
+def no_worse(gap: scoring.Score, errors: float = ERRORS) -> bool:
+    """Whether a rate is at most so many standard errors above another; `gap` is their difference, paired."""
+    return gap.value <= errors * gap.error
+
+
+def above(ours: Hypotheses, theirs: Hypotheses, language: str = "") -> scoring.Score:
+    """How far the headline rate of `ours` is above that of `theirs`, of the same clips, in points."""
+    return scoring.difference(ours.references, ours.texts, theirs.texts, language)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _best(heard: dict[float, Hypotheses], language: str) -> float:
+    rates = _rates(heard, language)
+    return min(sorted(rates), key=rates.get)
+
+
+def _rates(heard: dict[float, Hypotheses], language: str) -> dict[float, float]:
+    """The headline rate at each share, in percent."""
+    return {share: scoring.rate(one.references, one.texts, language) for share, one in heard.items()}
+
+
+def _why(
+    dev: dict[float, Hypotheses],
+    safe: float,
+    share: float,
+    gaps: dict[float, dict[str, scoring.Score]],
+    rates: dict[str, dict[float, float]],
+    language: str,
+) -> Iterator[str]:
+    """Sentences: `safe` is what dev alone would have, `gaps` how far each canary is above the untuned model."""
+    best = _best(dev, language)
+    said = f"On dev {percent(safe)} has {rates['dev'][safe]:.1f} %"
+    if safe == best:
+        yield f"{said}, the best of those tried."
+    else:
+        error, least = above(dev[safe], dev[best], language).error, f"{rates['dev'][best]:.1f} % of {percent(best)}"
+        yield f"{said}, within one standard error ({error:.1f} points) of the {least}."
+    worse = dict.fromkeys(name for each in gaps.values() for name, gap in each.items() if not no_worse(gap))
+    if share < safe:
+        yield f"Lowered for {', '.join(worse)}."
+    for name, gap in gaps[share].items():
+        yield f"{name}: {gap.value:+.1f} points against untuned, standard error {gap.error:.1f}."
+    if not all(map(no_worse, gaps[share].values())):
+        yield (
+            f"At every share from {percent(safe)} down, {' or '.join(worse)} is worse than untuned by more than one "
+            "standard error: this share does the least harm."
+        )

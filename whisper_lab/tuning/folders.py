@@ -26,14 +26,14 @@ def claim(folder: Path, plan: dict) -> bool:
 
 
 def _as_now(plan: dict) -> dict:
-    """A plan as it would be written today: earlier ones name the model's folder as it was typed, no precision, and were
-    not compiled. Others' stay."""
+    """A plan as it would be written today: earlier ones name the model's folder as it was typed, no precision and no
+    canaries, and were not compiled. Others' stay."""
     if "model" not in plan:
         return plan
     recipe = {"compile": False} | plan.get("recipe", {})
     if "precision" not in recipe:
         recipe["precision"] = precision.of_old(processes.device())
-    return plan | {"model": checkpoint.plain(plan["model"]), "recipe": recipe}
+    return {"canaries": {}} | plan | {"model": checkpoint.plain(plan["model"]), "recipe": recipe}
 
 
 def as_begun(folder: Path, options: Options) -> Options:

@@ -33,11 +33,11 @@ def write(run) -> None:
     ]
     files.write_tsv(run.folder / "predictions.tsv", ["split", "id", "sentence", "untuned", "tuned"], rows)
     metrics = {
-        name: {split: scoring.as_json(h.scores(run.locale)) for split, h in heard.items()}
+        name: {split: scoring.as_json(h.scores(run.locales[split])) for split, h in heard.items()}
         for name, heard in (("untuned", run.untuned), ("tuned", run.tuned), ("tuned_at_30_s", run.tuned_at_30))
     }
     metrics["tuned_minus_untuned"] = {
-        split: asdict(scoring.difference(h.references, h.texts, run.untuned[split].texts, run.locale))
+        split: asdict(scoring.difference(h.references, h.texts, run.untuned[split].texts, run.locales[split]))
         for split, h in run.tuned.items()
     }
     metrics["headline"] = measure
@@ -45,7 +45,7 @@ def write(run) -> None:
     metrics["run"] = _facts(run, history, measure)
     planned = files.read_json(run.folder / "plan.json")
     model_card.write(run.folder, planned, run.features.manifest, metrics, run.predictions)
-    _report(run, planned["plan"])
+    _report(run, planned["plan"], metrics)
     files.write_json(run.folder / "metrics.json", metrics)
 
 
@@ -71,14 +71,16 @@ def sounds(
     return sound
 
 
-def _report(run, plan: dict) -> None:
+def _report(run, plan: dict, metrics: dict) -> None:
     found = plan["corpus"]
+    facts = {"corpus": f"{found['name']} {found['version']}, {found['language']}", "split": "test"}
+    facts |= {f"on {name} against untuned": card.signed(gap) for name, gap in card.of_canaries(metrics).items()}
     report.write(
         run.folder / "report.html",
         run.folder.name,
         run.features.clips("test").to_pylist(),
         {"tuned": run.tuned["test"].texts, "untuned": run.untuned["test"].texts},
-        {"corpus": f"{found['name']} {found['version']}, {found['language']}", "split": "test"},
+        facts,
         run.sounds,
         run.locale,
     )
@@ -92,7 +94,10 @@ def _facts(run, history: list[dict], measure: str) -> dict:
     device = name if gpu else f"{torch.get_num_threads()} CPU cores ({name})"
     facts = {
         "best_step": min(scored, key=lambda entry: entry[f"eval_{measure}"])["step"] if scored else None,
-        "share": run.share,
+        "share": run.choice.share,
+        "share_because": run.choice.why,  # and the headline rate of dev and canaries at each share that was tried
+        "rates_by_share": run.choice.rates,
+        "canaries": {name: {"language": one.locale, "clips": len(one.split)} for name, one in run.canaries.items()},
         **({"average_of": [folder.name for folder in run.averaged]} if run.averaged else {}),
         "resumed_at_step": run.resumed_at,
         "train_seconds": round(run.train_seconds, 1),  # without scoring, and of all parts of an interrupted run

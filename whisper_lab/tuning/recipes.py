@@ -46,6 +46,7 @@ class Options:
     compile: bool | None = None
     precision: str = "auto"
     blend: str | float = "auto"
+    canary: tuple[str, ...] = ()
     average: bool = False
     report_to: tuple[str, ...] = ("tensorboard",)
     seed: int = 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from .. import LabError, cuda, files
+from ..scores import sources
 from ..scores.hypotheses import Hypotheses
 from ..speech.features import FRAMES
 from ..stores.places import is_url
@@ -18,6 +19,7 @@ from . import (
     adapters,
     augmentation,
     blending,
+    canaries,
     folders,
     monitoring,
     optimizers,
@@ -29,7 +31,7 @@ from . import (
 )
 from .recipes import Options
 
-SCORED = ("dev", "test", "aside")  # what is scored, where the feature set has it
+SCORED = ("dev", "test")  # what is scored beside the canaries
 
 
 class Run:
@@ -53,15 +55,20 @@ class Run:
         if options.resume and not (self.folder / "plan.json").is_file():
             raise LabError(f"nothing to resume: {self.folder} holds no run; leave out --resume to begin one")
         self.processor = processes.in_turn(lambda: checkpoint.load_processor(options.model))
-        self._check_features()
+        if wrong := sources.misfit(options.model, self.processor, features):
+            raise LabError(
+                f"{features.folder} holds {wrong}; make features for this model with feature-pipeline.py --model, or "
+                "choose another --model"
+            )
         self.language = features.manifest["language"]  # what Whisper is told; the locale is the corpus' own
         self.locale = features.manifest["corpus"]["language"]
         self.prompt = checkpoint.prompt_ids(self.processor.tokenizer, self.language)
-        self.splits = {
-            name: features.split(name)
-            for name in ("train", *SCORED)
-            if name in {"train", "dev", "test", *features.splits}
-        }
+        self.splits = {name: features.split(name) for name in ("train", *SCORED)}
+        self.canaries = processes.in_turn(
+            lambda: canaries.find(options.canary, features, self.processor, options.model)
+        )
+        self.splits |= {name: canary.split for name, canary in self.canaries.items()}
+        self.locales = dict.fromkeys(SCORED, self.locale) | {name: c.locale for name, c in self.canaries.items()}
         self.model = checkpoint.load_model(options.model)
         begun = processes.of_the_first(lambda: folders.as_begun(self.folder, options))
         self.recipe = recipes.resolve(begun, self.model, len(self.splits["train"]), processes.count())
@@ -72,6 +79,7 @@ class Run:
             "corpus": features.manifest["corpus"],
             "language": self.language,
             "recipe": asdict(self.recipe),
+            "canaries": canaries.marks(self.canaries),
             **({"average_of": [folder.name for folder in self.averaged]} if self.averaged else {}),
         }
         optimizers.check(options.optimizer, training.arguments(self.recipe, self.folder), self.model)
@@ -117,20 +125,6 @@ class Run:
             self.locale,
         )
 
-    def _check_features(self) -> None:
-        extractor, tokenizer = self.processor.feature_extractor, self.processor.tokenizer
-        again = "make features for this model with feature-pipeline.py --model, or choose another --model"
-        if extractor.feature_size != self.features.mels:
-            raise LabError(
-                f"{self.features.folder} holds {self.features.mels} mels, {self.options.model} takes "
-                f"{extractor.feature_size}; {again}"
-            )
-        if checkpoint.tokenizer_fingerprint(tokenizer) != self.features.manifest["tokenizer"]:
-            raise LabError(
-                f"the labels in {self.features.folder} were made with another vocabulary than {self.options.model}'s; "
-                f"{again}"
-            )
-
     @property
     def finished(self) -> bool:
         return (self.folder / "metrics.json").is_file()
@@ -169,16 +163,16 @@ class Run:
         """At 30 s windows, the only length that an untuned Whisper is made for. Kept for a later resume."""
         place = self.folder / "untuned.json"
         if not place.is_file():
-            heard = self._transcribe([FRAMES], "Untuned", SCORED)
+            heard = {split: self._transcribe(split, [FRAMES], "Untuned") for split in self.locales}
             processes.together()  # before the first writes, all have seen that it was not there
             if processes.first():
                 files.write_json(place, {split: asdict(h) for split, h in heard.items()})
             processes.together()
         self.untuned = {split: Hypotheses(**h) for split, h in files.read_json(place).items()}
 
-    def _transcribe(self, lengths: list[int], title: str, splits: tuple[str, ...]) -> dict[str, Hypotheses]:
-        present = [split for split in splits if split in self.splits]
-        return {split: self.trainer.transcribe(split, lengths, f"{title}, {split}") for split in present}
+    def _transcribe(self, split: str, lengths: list[int], title: str, step: int = 1) -> Hypotheses:
+        prompt = self.canaries[split].prompt if split in self.canaries else None
+        return self.trainer.transcribe(split, lengths, f"{title}, {split}", prompt, step)
 
     def train(self) -> None:
         """To the best checkpoint on dev. After Ctrl-C, KeyboardInterrupt is raised once the checkpoint is written."""
@@ -231,16 +225,30 @@ class Run:
         self.optimizer_state_bytes = self.trainer.optimizer_state_bytes
         adapters.merge(self.model)
         end = blending.weights(self.model)
-        self.share = self.recipe.blend
-        if self.share == "auto":
-            untuned = blending.rate(self.untuned["dev"], self.locale)
-            self.share = blending.choose_share(self.trainer, self.start, end, untuned, self.locale)
-        blending.blend(self.model, self.start, end, self.share)
+        self.choice = self._choose(end) if self.recipe.blend == "auto" else blending.Choice(self.recipe.blend)
+        blending.blend(self.model, self.start, end, self.choice.share)
+
+    def _choose(self, end: dict) -> blending.Choice:
+        """How much of `end`, the tuned weights, is safe."""
+        steps = {split: blending.step(len(self.splits[split])) for split in ("dev", *self.canaries)}
+
+        def hear(split: str, share: float) -> Hypotheses:
+            blending.blend(self.model, self.start, end, share)
+            lengths, title = self.model.config.trained_windows, f"{share:.0%} tuned"
+            return self._transcribe(split, lengths, title, steps[split])
+
+        untuned = {name: self.untuned[name].every(steps[name]) for name in self.canaries}
+        choice = blending.choose(hear, untuned, self.locales)
+        few = "".join(f" Of {split}, one clip in {step} chose." for split, step in steps.items() if step > 1)
+        if processes.first():
+            print(f"Share of tuned weights: {blending.percent(choice.share)}. {choice.why}{few}", flush=True)
+        return replace(choice, why=choice.why + few)
 
     def score_tuned(self) -> None:
-        """As it is served; test and aside also at 30 s, where every other program will run it."""
-        self.tuned = self._transcribe(self.model.config.trained_windows, "Tuned", SCORED)
-        self.tuned_at_30 = self._transcribe([FRAMES], "Tuned at 30 s", SCORED[1:])
+        """As it is served; test and canaries also at 30 s, where every other program will run it."""
+        served, after = self.model.config.trained_windows, [split for split in self.locales if split != "dev"]
+        self.tuned = {split: self._transcribe(split, served, "Tuned") for split in self.locales}
+        self.tuned_at_30 = {split: self._transcribe(split, [FRAMES], "Tuned at 30 s") for split in after}
 
     def save(self) -> None:
         """The model and all that is said of it."""

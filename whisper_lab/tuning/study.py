@@ -13,7 +13,19 @@ from pathlib import Path
 from .. import LabError, files
 from ..stores import streaming
 from ..whisper import checkpoint
-from . import averaging, folders, optimizers, outcome, processes, recipes, runs, study_report, study_results, training
+from . import (
+    averaging,
+    canaries,
+    folders,
+    optimizers,
+    outcome,
+    processes,
+    recipes,
+    runs,
+    study_report,
+    study_results,
+    training,
+)
 from .recipes import Options
 from .study_results import AVERAGE, DIVERGED, VARIED
 
@@ -61,7 +73,8 @@ class Study:
         """Each run's options by its name, and the study's plan."""
         name = self.options[0].model
         _, revision = processes.in_turn(lambda: checkpoint.folder(name))
-        checkpoint.load_processor(name)  # a model that is not whole is refused now, before the folder is claimed
+        processor = checkpoint.load_processor(name)  # what is not whole is refused now, before the folder is claimed
+        heard = processes.in_turn(lambda: canaries.find(self.options[0].canary, self.features, processor, name))
         sizes = checkpoint.load_model(name)  # recipes depend on them
         clips = self.features.manifest["splits"]["train"]["rows"]
         found, rates = {}, {one.optimizer: [] for one in self.options}
@@ -80,6 +93,7 @@ class Study:
             "learning_rates": rates,
             "seeds": list(dict.fromkeys(one.seed for one in self.options)),
             "recipe": {key: value for key, value in asdict(recipe).items() if key not in VARIED},
+            "canaries": canaries.marks(heard),
         }
 
     @property

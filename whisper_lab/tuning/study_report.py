@@ -211,14 +211,17 @@ def chosen(study: dict) -> tuple[list[str], list[list[str]]]:
 
 def average(study: dict) -> tuple[list[str], list[list[str]]]:
     """Head and rows: the runs that were averaged, their average, and it minus them, a column for each split."""
-    one, measure = study["average"], study["headline"]
+    one, measures = study["average"], study["average"]["headlines"]
     runs = [run for run in study["runs"] if run["name"] in one["of"]]
     scored = {"untuned, 30 s": study["untuned"]}
     scored |= {f"{run['name']}, {run['share']:.0%} tuned": run["scores"] for run in runs}
     scored |= {f"their average, {one['share']:.0%} tuned": one["scores"]}
-    rows = [[name, *(str(Score(**each[split][measure])) for split in one["scores"])] for name, each in scored.items()]
+    rows = [
+        [name, *(str(Score(**each[split][measure])) for split, measure in measures.items())]
+        for name, each in scored.items()
+    ]
     minus = [f"{_signed(d['value'])} ({_signed(d['low'])} to {_signed(d['high'])})" for d in one["minus_runs"].values()]
-    head = ["", *(f"{split} {_unit(study)}" for split in one["scores"])]
+    head = ["", *(f"{split} {scoring.short(measure)}" for split, measure in measures.items())]
     return head, [*rows, ["average minus the runs' mean, in points", *minus]]
 
 

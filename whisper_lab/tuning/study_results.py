@@ -83,13 +83,20 @@ def _average(folder: Path, language: str) -> dict | None:
     if not (place / "metrics.json").is_file():
         return None
     metrics = files.read_json(place / "metrics.json")
-    names = metrics["run"]["average_of"]
+    run, scores = metrics["run"], metrics["tuned"]
+    languages = dict.fromkeys(scores, language) | {name: one["language"] for name, one in run["canaries"].items()}
     minus_runs = {}
-    for split in metrics["tuned"]:
+    for split in scores:
         references, ours = heard(place, split)
-        theirs = [heard(folder / name, split)[1] for name in names]
-        minus_runs[split] = asdict(scoring.compare(references, [ours] * len(names), theirs, language))
-    return {"of": names, "share": metrics["run"]["share"], "scores": metrics["tuned"], "minus_runs": minus_runs}
+        theirs = [heard(folder / name, split)[1] for name in run["average_of"]]
+        minus_runs[split] = asdict(scoring.compare(references, [ours] * len(theirs), theirs, languages[split]))
+    return {
+        "of": run["average_of"],
+        "share": run["share"],
+        "headlines": {split: scoring.headline(languages[split]) for split in scores},
+        "scores": scores,
+        "minus_runs": minus_runs,
+    }
 
 
 def _start(plan: dict) -> dict:

@@ -16,6 +16,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .. import LabError, cuda
 from ..scores import choices, drafts, hypotheses, scoring
+from ..stores.reading import Part
 from ..stores.streaming import Ahead
 from ..whisper import attention, checkpoint, packing
 from ..whisper.batches import Collator, Named, Parts, WindowBatches, Windowed, pieces
@@ -187,18 +188,21 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
             logs |= self.meter.read(self.args.device)
         super().log(logs, *args)
 
-    def transcribe(self, split: str, lengths: Sequence[int], title: str) -> hypotheses.Hypotheses:
-        """The hypotheses of a split; every process reads its part of the clips and is given all."""
+    def transcribe(
+        self, split: str, lengths: Sequence[int], title: str, prompt: list[int] | None = None, step: int = 1
+    ) -> hypotheses.Hypotheses:
+        """The hypotheses of every `step`-th clip of a split, after its own `prompt` where that is not train's; every
+        process transcribes its part of them and is given all."""
 
         def read(clips) -> hypotheses.Hypotheses:
-            what = self.model, clips, self.processor.tokenizer, self.collator, self.prompt, lengths
+            what = self.model, clips, self.processor.tokenizer, self.collator, prompt or self.prompt, lengths
             with compiling.paused():
                 heard, self.eval_batch_size = hypotheses.in_memory(
                     self.eval_batch_size, lambda size: hypotheses.transcribe(*what, size, title, self.recipe.precision)
                 )
             return heard
 
-        return processes.share(self.splits[split], read)
+        return processes.share(Part(self.splits[split], slice(None, None, step)), read)
 
     def evaluate(self, *_, **__) -> dict[str, float]:
         """Dev loss and rates, on windows as the model is served with."""
