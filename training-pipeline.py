@@ -7,6 +7,8 @@
     python training-pipeline.py … --lora 32 --freeze encoder      a part of the weights, for little memory
     python training-pipeline.py … --window packed                 for long sound and timestamps
     python training-pipeline.py … --window full --blend 1         the classic recipe: every clip padded to 30 s
+    python training-pipeline.py … --canary en=hub:google/fleurs:en_us
+                                                                  and English must not get worse
     python training-pipeline.py … --optimizer adamw adagrad --seeds 1 2 3
                                                                   a study: which is better, and is it shown?
     python training-pipeline.py … --seeds 1 2 3 --average         three runs, and one model out of them

@@ -40,8 +40,8 @@ def write(folder: Path, planned: dict, manifest: dict, metrics: dict, prediction
     served = "30 s windows" if recipe["window"] == "full" else "windows as short as the speech, of lengths trained on"
     facts = "\n".join(f"| {what} | {fact} |" for what, fact in _facts(planned, manifest, run).items())
     notes = [because(corpus["language"])] * bool(unspaced(corpus["language"]))
-    others = of_canaries(metrics)
-    notes += [OTHERS.format(" and ".join(others))] * bool(others) + [ANEW] * (corpus["name"] == "Common Voice")
+    others = " and ".join(f"`{name}`" for name in of_canaries(metrics))
+    notes += [OTHERS.format(others)] * bool(others) + [ANEW] * (corpus["name"] == "Common Voice")
     limits = "\n".join(f"- {limit}" for limit in _limits(corpus, metrics, recipe))
     text = f"""---
 {_front_matter(folder.name, plan, manifest, metrics)}
@@ -238,7 +238,7 @@ def _limits(corpus: dict, metrics: dict, recipe: dict) -> Iterator[str]:
         yield doubt
     for name, gap in of_canaries(metrics).items():
         if gap.low > 0:
-            yield f"Worse than the untuned model on {name}, by {signed(gap)}: what it was tuned on cost other speech."
+            yield f"Worse than the untuned model on `{name}`: {signed(gap)}."
     other = "" if of_canaries(metrics) else "speech of any other kind (how much was forgotten), "
     yield (
         f"Not measured: {other}spontaneous and overlapping speech, noise and distance, telephones, children, single "

@@ -16,7 +16,6 @@ from ..stores.reading import Part
 from ..stores.store import FeatureSet
 from ..text import normalise
 from ..whisper import checkpoint, languages
-from . import processes
 from .blending import step
 
 OWN = "out_of_domain"  # the split of a feature set that is a canary unasked
@@ -24,13 +23,14 @@ OWN = "out_of_domain"  # the split of a feature set that is a canary unasked
 
 @dataclass(frozen=True)
 class Canary:
-    """A split that is spoken in `locale`, and the `prompt` that the decoder is given for it. `fingerprint`: of its
-    clips."""
+    """A split that is spoken in `locale`, the `prompt` that the decoder is given for it, the `fingerprint` of its
+    clips, and what to say of their number."""
 
     split: object
     locale: str
     prompt: list[int]
     fingerprint: str
+    note: str
 
 
 def parse(spec: str) -> tuple[str, str, str]:
@@ -54,21 +54,16 @@ def find(specs: Iterable[str], features: FeatureSet, processor, model: str) -> d
     found = {OWN: _canary(features, OWN, features.split(OWN), processor)} if OWN in features.splits else {}
     for spec in specs:
         try:
-            name, canary, clips = _found(*parse(spec), features, processor, model)
+            name, canary = _found(*parse(spec), features, processor, model)
             _check(canary, features)
         except LabError as error:
-            raise LabError(f"--canary {spec}: {error}") from error
-        if processes.first():
-            print(f"Canary {name}: {len(canary.split):,} of {clips:,} clips.", flush=True)
+            raise LabError(f"--canary {spec}: {error} (it takes [LOCALE=]SOURCE[:SPLIT])") from error
         found[name if name not in found else f"{name} ({len(found)})"] = canary
     return found
 
 
-def _found(
-    locale: str, source: str, split: str, features: FeatureSet, processor, model: str
-) -> tuple[str, Canary, int]:
-    """Its name, the canary, and how many clips there are to choose from."""
-    own = features.manifest
+def _found(locale: str, source: str, split: str, features: FeatureSet, processor, model: str) -> tuple[str, Canary]:
+    own, left_out = features.manifest, ""
     if is_url(source) or any((Path(source) / name).is_file() for name in ("manifest.json", "plan.json")):
         there = streaming.open_features(source, stream=split != "train")  # whose train is not fetched
         if wrong := sources.misfit(model, processor, there):
@@ -78,20 +73,22 @@ def _found(
     else:
         told = own["language"] if locale in ("", own["corpus"]["language"]) else languages.whisper_language(locale)
         read = corpus.read(source, locale or own["corpus"]["language"], [split])
-        every = read.splits[split]
+        every, left_out = read.splits[split], corpus.unused(read.left_out)
         there = sources.made(processor, replace(read, splits={split: every[:: step(len(every))]}), told)
         clips = there.split(split)
     told = there.manifest["corpus"]
     if locale not in ("", told["language"]):
         raise LabError(f"that is {told['language']}: leave out {locale}=")
     name = " ".join(filter(None, [told["name"], told["version"], told["language"], split]))
-    return name, _canary(there, split, clips, processor), len(every)
+    few = f", one in {step(len(every))} of {len(every):,}" if step(len(every)) > 1 else ""
+    return name, _canary(there, split, clips, processor, few + left_out)
 
 
-def _canary(there: FeatureSet, split: str, clips, processor) -> Canary:
+def _canary(there: FeatureSet, split: str, clips, processor, more: str = "") -> Canary:
     told = there.manifest["corpus"]
     prompt = checkpoint.prompt_ids(processor.tokenizer, there.manifest["language"])
-    return Canary(clips, told["language"], prompt, files.digest([told["fingerprint"], split]))
+    mark, note = files.digest([told["fingerprint"], split]), f"{len(clips):,} clips{more}"
+    return Canary(clips, told["language"], prompt, mark, note)
 
 
 def _check(canary: Canary, features: FeatureSet) -> None:

@@ -163,6 +163,8 @@ class Run:
         """At 30 s windows, the only length that an untuned Whisper is made for. Kept for a later resume."""
         place = self.folder / "untuned.json"
         if not place.is_file():
+            for name, canary in self.canaries.items() if processes.first() else ():
+                print(f"Canary {name}: {canary.note}.", flush=True)
             heard = {split: self._transcribe(split, [FRAMES], "Untuned") for split in self.locales}
             processes.together()  # before the first writes, all have seen that it was not there
             if processes.first():
