@@ -101,10 +101,14 @@ def summary(folder: Path, metrics: dict, predictions: list[dict], language: str 
     why = f"{because(language)}\n" * bool(because(language))
     how = f"Trained and scored in {run['precision']} on {run['device']}.\n" if "precision" in run else ""
     verdict = "better" if gain.high < 0 else "worse" if gain.low > 0 else "no difference shown"
-    return (
-        f"\n{plain(table(metrics))}\n\n"
+    result = (
         f"Tuned minus untuned on test, normalised {short(measure)}, paired: {gain.value:+.1f} points "
-        f"({gain.low:+.1f} to {gain.high:+.1f}): {verdict}.\n{why}{how}\n{sentences}\n"
+        f"({gain.low:+.1f} to {gain.high:+.1f}): {verdict}."
+    )
+    if "unlabelled" in metrics:
+        result = "There are no sentences: the rates are what differs from the untuned model's own text at 30 s."
+    return (
+        f"\n{plain(table(metrics))}\n\n{result}\n{why}{how}\n{sentences}\n"
         f"  model   {folder}\n  card    {folder / 'README.md'}\n  curves  {folder / 'curves.png'}\n"
         f"  report, word by word  {folder / 'report.html'}\n"
         f"  every hypothesis  {folder / 'predictions.tsv'}\n  scores  {folder / 'metrics.json'}"

@@ -2,6 +2,7 @@
 
 import gc
 import re
+import shlex
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -200,12 +201,12 @@ class Run:
         hears = teacher.Teacher(self.model, self.prompt, recipe.precision)
         size = self.trainer.eval_batch_size
         processes.in_turn(
-            lambda: place.is_dir()
-            or hypotheses.in_memory(size, lambda size: teacher.teach(hears, train, clips, size, place))
+            lambda: (
+                place.is_dir()
+                or hypotheses.in_memory(size, lambda size: teacher.teach(hears, train, clips, size, place))
+            )
         )
         taught = teacher.Taught(train, place)
-        if not len(taught):
-            raise LabError(f"the untuned model hears no text in the {seen:,} clips of train: nothing to adapt on")
         if left := seen - len(taught):
             print(f"{left:,} of {seen:,} clips are left out: the untuned model repeats itself there.", flush=True)
         self.taught = {"train": taught}
@@ -213,6 +214,11 @@ class Run:
             labels = checkpoint.label_ids(self.processor.tokenizer, heard.texts, self.language)
             self.taught[split] = teacher.Rewritten(self.splits[split], heard.texts, labels)
         self._set_windows()
+        if self.model.config.trained_windows == [FRAMES]:
+            raise LabError(
+                f"too little to learn from: of the {len(taught):,} clips of train, no {windows.SEEN} fill a window of "
+                "one length below 30 s; give it more sound, and another --output"
+            )
         self.trainer.follow(self.taught)
 
     def _transcribe(self, lengths: list[int], title: str, splits: tuple[str, ...]) -> dict[str, Hypotheses]:
@@ -297,7 +303,10 @@ class Run:
         return f"{last} is a checkpoint that loads like any model" if last else "no checkpoint was written yet"
 
     def next_command(self) -> str:
-        """What to try next: the same from the other of the two optimisers that the lab began with."""
+        """What to try next: the model, where it learnt no more than windows; else the same from the other of the two
+        optimisers that the lab began with."""
+        if self.recipe.adapt_windows:
+            return f"Next, talk to it: {shlex.join(['python', 'app.py', '--model', str(self.folder)])}"
         other = "adamw" if self.options.optimizer == "adagrad" else "adagrad"
         where = {"output": f"{self.folder}-{other}", "registry": None, "push_to_hub": None}
         changed = replace(self.options, optimizer=other, learning_rate=None, resume=False, **where)

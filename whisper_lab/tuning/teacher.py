@@ -31,7 +31,7 @@ TARGETS = (*ARRAYS, "heard")  # what `Targeted` adds to a batch
 
 
 class Teacher:
-    """`model` (WhisperForConditionalGeneration) as it is at each call; `prompt` are the ids that its text follows on."""
+    """`model` (WhisperForConditionalGeneration) as it is at each call; its text follows on the ids `prompt`."""
 
     def __init__(self, model, prompt: list[int], precision: str = "float32"):
         self.model, self.prompt, self.precision = model, prompt, precision
@@ -197,8 +197,8 @@ def distance(
 def divergence(
     states: torch.Tensor, words: torch.nn.Module, targets: torch.Tensor, before: torch.nn.Module, learnt: torch.Tensor
 ) -> torch.Tensor:
-    """The sum over `learnt` (clips, tokens) of the Kullback-Leibler divergence of what `words` makes of `states` (clips,
-    tokens, width) from what `before` makes of `targets`. Logits are made for `JUDGED` tokens at a time."""
+    """The sum over `learnt` (clips, tokens) of the Kullback-Leibler divergence of what `words` makes of `states`
+    (clips, tokens, width) from what `before` makes of `targets`. Logits are made for `JUDGED` tokens at a time."""
     states, targets, learnt = states.flatten(0, 1), targets.flatten(0, 1), learnt.flatten()
     if states.device.type == "cpu":  # a GPU would have to be waited for to say how many these are
         states, targets, learnt = states[learnt], targets[learnt], learnt[learnt]
