@@ -105,7 +105,13 @@ class Run:
 
     def _set_windows(self) -> None:
         frames = (self.taught or self.splits)["train"].column("frames")
-        self.model.config.trained_windows = windows.trained_lengths(frames, self.recipe.window)  # for who serves it
+        lengths = windows.trained_lengths(frames, self.recipe.window)
+        if self.recipe.adapt_windows and lengths == [FRAMES]:
+            raise LabError(
+                f"too little to learn from: among {len(frames):,} clips, no {windows.SEEN} fill a window of one length "
+                "below 30 s; --adapt-windows takes more sound, or more --max-steps"
+            )
+        self.model.config.trained_windows = lengths  # who serves the model reads it there
 
     @cuda.explained("loading the model")
     def _begin(self, at_once: int | None = None) -> None:
@@ -214,11 +220,6 @@ class Run:
             labels = checkpoint.label_ids(self.processor.tokenizer, heard.texts, self.language)
             self.taught[split] = teacher.Rewritten(self.splits[split], heard.texts, labels)
         self._set_windows()
-        if self.model.config.trained_windows == [FRAMES]:
-            raise LabError(
-                f"too little to learn from: of the {len(taught):,} clips of train, no {windows.SEEN} fill a window of "
-                "one length below 30 s; give it more sound, and another --output"
-            )
         self.trainer.follow(self.taught)
 
     def _transcribe(self, lengths: list[int], title: str, splits: tuple[str, ...]) -> dict[str, Hypotheses]:

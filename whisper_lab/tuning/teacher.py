@@ -24,6 +24,7 @@ from ..whisper import attention
 from ..whisper.decoding import token_limit
 from ..whisper.precision import autocast
 from ..whisper.windows import shortest
+from . import compiling
 
 BEYOND = 100  # frames past a clip's shortest window for which the teacher's states are kept, for longer windows
 ARRAYS = ("states", "written")
@@ -45,9 +46,10 @@ class Teacher:
         """(clips, mels, 3000) → the encoder's last states (clips, 1500, width), the `labels` of each clip, and the
         decoder's last states (clips, tokens, width) before each of them that comes after the prompt.
 
-        Without `labels`, they are of what the model writes, greedily; [] where it repeats itself or finds no end.
+        Without `labels`, they are of what the model writes, greedily; where it repeats itself or finds no end, of the
+        prompt alone.
         """
-        with autocast(self.model.device.type, self.precision), evaluated(self.model):
+        with compiling.paused(), autocast(self.model.device.type, self.precision), evaluated(self.model):
             encoded = self.model.get_encoder()(features).last_hidden_state
             writer = Writer(self.model, self.prompt)
             memory = writer.listen(encoded)
@@ -61,7 +63,7 @@ class Teacher:
         clips, device = len(memory.read), memory.read.device
         writer.read(memory, torch.tensor([self.prompt[:-1]] * clips, device=device))
         texts = writer.write(memory, [[]] * clips, [0.0] * clips, [token_limit(FRAMES)] * clips)
-        return [[] if one.rambles else [*self.prompt[1:], *one.tokens, writer.end] for one in texts]
+        return [[*self.prompt[1:], *([] if one.rambles else [*one.tokens, writer.end])] for one in texts]
 
 
 def teach(teacher: Teacher, split, clips: Sequence[int], batch_size: int, folder: Path) -> None:
@@ -78,8 +80,8 @@ def teach(teacher: Teacher, split, clips: Sequence[int], batch_size: int, folder
                 features = torch.from_numpy(np.stack([pad(split[i]["features"], FRAMES) for i in some]))
                 encoded, labels, decoded = teacher(features.to(teacher.model.device))
                 for i, ids, sound, text in zip(some, labels, encoded, decoded):
-                    if ids:
-                        positions, tokens = min(FRAMES, shortest(frames[i]) + BEYOND) // 2, len(ids) - teacher.given
+                    if tokens := len(ids) - teacher.given:
+                        positions = min(FRAMES, shortest(frames[i]) + BEYOND) // 2
                         told.append({"clip": i, "labels": ids, "states": positions, "written": tokens})
                         states.write(_half(sound[:positions]))
                         written.write(_half(text[:tokens]))
