@@ -44,11 +44,11 @@ def lesson(tiny, processor, features, tmp_path_factory):
     return model, taught, {name: part for name, part in batch.items() if torch.is_tensor(part)}
 
 
-def distance(model, batch, before, weights=teacher.Weights()) -> torch.Tensor:
+def distance(model, batch, before, **weights) -> torch.Tensor:
     words = model.get_output_embeddings()
     encoded = model.get_encoder()(batch["input_features"]).last_hidden_state
     decoded = model.get_decoder()(batch["decoder_input_ids"], encoder_hidden_states=encoded).last_hidden_state
-    return teacher.distance(encoded, decoded, words, before, batch["labels"], batch, weights)
+    return teacher.distance(encoded, decoded, words, before, batch["labels"], batch, teacher.Weights(**weights))
 
 
 def test_a_teacher_says_what_the_model_itself_makes_of_30_s(lesson, tiny, processor):
@@ -80,8 +80,8 @@ def test_the_distance_is_0_at_30_s_the_same_in_pieces_and_falls(lesson, tiny):
         whole = distance(model, batch, before)
         parts = sum(distance(model, part, before) for part in pieces(batch, 1_200))
         assert torch.isclose(whole, parts, rtol=1e-4) and whole > 100 * distance(model, at_30, before)
-        assert distance(model, batch, before, teacher.Weights(states=0)) > 0
-        assert distance(model, batch, before, teacher.Weights(written=0)) > 0
+        assert distance(model, batch, before, states=0) > 0
+        assert distance(model, batch, before, written=0) > 0
     student = checkpoint.load_model(str(tiny)).eval()
     optimizer = torch.optim.AdamW(student.parameters(), 1e-3)
     for _ in range(12):
