@@ -6,6 +6,7 @@
     python feature-pipeline.py --corpus mdc:sv-SE --store features/cv       the newest Common Voice; needs MDC_API_KEY
     python feature-pipeline.py --corpus hub:google/fleurs:sv_se --store features/fleurs
     python feature-pipeline.py --corpus mine.csv --columns audio=file text=said --store features/mine
+    python feature-pipeline.py --corpus recordings/ --unlabelled --store features/sound        for --adapt-windows
     python feature-pipeline.py --corpus … --store … --limit 100             a first try of a large corpus
     python feature-pipeline.py --corpus … --store … --train-splits validated --max-repeats 5 --max-down-votes 0
     python feature-pipeline.py --corpus … --store … --model openai/whisper-large-v3-turbo      128 mels
@@ -38,6 +39,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--columns", nargs="+", type=command.pair, default=[], metavar="KEY=NAME",
         help="what columns are called, where the guess is wrong; keys: audio text speaker split id age gender accents "
         "seconds start end down_votes; with start and end (or seconds), a clip is that part of its file")
+    add("--unlabelled", action="store_true",
+        help="--corpus is a file or a folder of sound alone, without sentences: its speech, cut at pauses, is what "
+        "training-pipeline.py --adapt-windows learns from")
     add("--language", default="sv-SE", metavar="LOCALE", help="of the corpus (default sv-SE), as it writes it")
     add("--whisper-language", metavar="CODE", help="what Whisper is told (default: the locale's own language); where "
         "it knows none, that of a relative, as kk for Kyrgyz: the model borrows its token, and its card says so")
@@ -80,6 +84,8 @@ a clip is left out that cannot be used at all: without a sentence, longer than 3
             parser.error(f"--{name} is a number from 1 up")
     if args.ray_address and args.engine != "ray":
         parser.error("--ray-address needs --engine ray")
+    if args.unlabelled and (args.columns or args.dev_clips or args.train_splits != ["train"]):
+        parser.error("--unlabelled goes by the sound alone: leave out --columns, --dev-clips and --train-splits")
     if args.feature_group and not args.store.startswith("hopsworks://"):
         parser.error("--feature-group needs --store hopsworks://PROJECT/Resources/…")
     return args
@@ -94,7 +100,7 @@ def main() -> None:
     if args.engine == "local" and engine.workers(args.workers) > 1:
         engine.begin()
     from whisper_lab import files
-    from whisper_lab.corpora import cleaning, splits
+    from whisper_lab.corpora import cleaning, sound, splits
     from whisper_lab.speech import features
     from whisper_lab.stores import cluster, places, store, survey
     from whisper_lab.whisper import checkpoint, languages
@@ -105,8 +111,11 @@ def main() -> None:
     if url:
         places.open_place(url)  # what is wrong with it had better be known before the work than after
     columns = dict(pair.split("=", 1) for pair in args.columns)
-    read = args.corpus, args.language, args.splits, args.train_splits, args.limit, columns, args.dev_clips
-    corpus, kept_out = splits.read(*read)
+    if args.unlabelled:
+        corpus, kept_out = sound.read(Path(args.corpus), args.language, args.splits, args.limit), {}
+    else:
+        read = args.corpus, args.language, args.splits, args.train_splits, args.limit, columns, args.dev_clips
+        corpus, kept_out = splits.read(*read)
     processor = checkpoint.load_processor(args.model)
     rows = {name: checkpoint.labelled(clips, processor.tokenizer, language) for name, clips in corpus.splits.items()}
     rows = {name: limits.applied_to(part) if name == "train" else part for name, part in rows.items()}
@@ -121,15 +130,25 @@ def main() -> None:
         "labels": checkpoint.LABELS,
         "tokenizer": checkpoint.tokenizer_fingerprint(processor.tokenizer),
         "clips": {name: len(clips) for name, clips in rows.items()},
+        **({"unlabelled": True} if args.unlabelled else {}),
     }  # fmt: skip
     mark = files.digest([store.SCHEMA_VERSION, settings])[:16]
     folder = files.cache_folder() / "built" / mark if url else Path(args.store)
     runner = cluster.Ray(args.ray_address, args.workers) if args.engine == "ray" else engine.Local(args.workers)
     with tqdm(total=sum(settings["clips"].values()), unit="clip", desc="Features") as bar:
-        manifest = store.build(folder, settings, rows, features.Extract(front_end), runner, bar.update, corpus.left_out)
+        manifest = store.build(
+            folder,
+            settings,
+            rows,
+            features.Extract(front_end, unlabelled=args.unlabelled),
+            runner,
+            bar.update,
+            corpus.left_out,
+        )
     print(survey.report(folder, manifest, kept_out))
     place = publish(folder, url, args.feature_group) if url else folder
-    print(f"Next: {shlex.join(['python', 'training-pipeline.py', '--features', str(place)])}")
+    what = ["--adapt-windows"] * args.unlabelled
+    print(f"Next: {shlex.join(['python', 'training-pipeline.py', *what, '--features', str(place)])}")
 
 
 def publish(folder: Path, url: str, feature_group: str | None) -> str:

@@ -9,6 +9,7 @@
     python training-pipeline.py … --window full --blend 1         the classic recipe: every clip padded to 30 s
     python training-pipeline.py … --canary en=hub:google/fleurs:en_us
                                                                   and English must not get worse
+    python training-pipeline.py … --adapt-windows                 short windows for any Whisper, without sentences
     python training-pipeline.py … --optimizer adamw adagrad --seeds 1 2 3
                                                                   a study: which is better, and is it shown?
     python training-pipeline.py … --seeds 1 2 3 --average         three runs, and one model out of them
@@ -86,6 +87,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--window", choices=("mixed", "short", "full", "packed"), default="mixed",
         help="mixed (default): as short as the speech, longer now and then; short: always; full: 30 s always, the "
         "classic recipe; packed: mixed, and clips joined to 30 s with timestamps, which keeps Whisper good at it")
+    add("--adapt-windows", action="store_true",
+        help="tune nothing but the windows: to be on short ones as the untuned model is at 30 s, which is the teacher. "
+        "No sentences are needed, and none used; --blend is then 1, and 400 steps are the most by default")
     add("--masks", action="store_true", help="SpecAugment, on the speech alone")
     add("--perturb", nargs="+", choices=("speed", "noise", "room", "gain"), default=(),
         help="the sound, each time anew")

@@ -117,6 +117,9 @@ def summary(folder: Path, metrics: dict, predictions: list[dict], language: str 
     )
     why = f"{because(language)}\n" * bool(because(language))
     how = f"Trained and scored in {run['precision']} on {run['device']}.\n" if "precision" in run else ""
+    if "unlabelled" in metrics:
+        said = "There are no sentences: the rates are what differs from the untuned model's own text at 30 s.\n"
+        verdicts = said + "".join(verdicts.splitlines(keepends=True)[1:])
     choice = metrics.get("checkpoint")
     doubt = f"{said} {choices.way_out(choice)}\n" if (said := choices.on_checkpoints(choice)) else ""
     return (

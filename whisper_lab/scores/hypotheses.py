@@ -74,7 +74,7 @@ def transcribe(
     with (
         tqdm(total=len(split), desc=title, unit="clip", leave=False) as bar,
         autocast(model.device.type, precision),
-        _evaluated(model),
+        evaluated(model),
     ):
         with closing(_collated(batches, clips, collator, model.device)) as collated:
             for batch, inputs, following in zip(batches, collated, [*batches[1:], None]):
@@ -95,7 +95,7 @@ def transcribe(
 
 
 @contextmanager
-def _evaluated(model) -> Iterator[None]:
+def evaluated(model) -> Iterator[None]:
     """Without dropout."""
     was_training = model.training
     model.eval()

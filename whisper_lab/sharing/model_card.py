@@ -20,7 +20,12 @@ READ = (
     "Common Voice is read aloud, one sentence at a time, by volunteers of 19 years or more at microphones of their own."
 )
 ANEW = "Common Voice draws its splits anew in each release: compare scores within one only."
+NO_REFERENCE = (
+    "The corpus has no sentences: these rates are no errors, but the words and characters that differ from the untuned "
+    "model's own text at 30 s."
+)
 RECIPE = {  # fields of a recipe that are told where they are on
+    "adapt_windows": "for short windows alone: no sentence was used, the untuned model at 30 s was followed",
     "label_smoothing": "label smoothing {}",
     "masks": "SpecAugment on the speech",
     "perturb": "sound perturbed: {}",
@@ -40,8 +45,10 @@ def write(folder: Path, planned: dict, manifest: dict, metrics: dict, prediction
     served = "30 s windows" if recipe["window"] == "full" else "windows as short as the speech, of lengths trained on"
     facts = "\n".join(f"| {what} | {fact} |" for what, fact in _facts(planned, manifest, run).items())
     notes = [because(corpus["language"])] * bool(unspaced(corpus["language"]))
+    notes += [NO_REFERENCE] * ("unlabelled" in manifest)
     others = " and ".join(f"`{name}`" for name in of_canaries(metrics))
     notes += [OTHERS.format(others)] * bool(others) + [ANEW] * (corpus["name"] == "Common Voice")
+    chosen = ", by the untuned model's text," if recipe.get("adapt_windows") else ""
     limits = "\n".join(f"- {limit}" for limit in _limits(corpus, metrics, recipe))
     text = f"""---
 {_front_matter(folder.name, plan, manifest, metrics)}
@@ -49,18 +56,18 @@ def write(folder: Path, planned: dict, manifest: dict, metrics: dict, prediction
 
 # {folder.name}
 
-{_start(plan["model"])}, fine-tuned on {_name(corpus)} ({corpus["language"]}).{_borrowed(plan)}
+{_start(plan["model"])}, {_tuned(plan)}.{_borrowed(plan)}
 {SYNTHETIC if licences.bundled(corpus) else ""}
 ## Scores
 
 {markdown(table(metrics))}
 
-Decoding is greedy, with beams where that leaves doubt. The checkpoint was chosen on dev; test was scored once. Tuned:
-{served}; the untuned model at 30 s, the only length it was made for.
+Decoding is greedy, with beams where that leaves doubt. The checkpoint was chosen on dev{chosen}; test was scored once.
+Tuned: {served}; the untuned model at 30 s, the only length it was made for.
 Intervals: bootstrap over clips. Normalised: lower case, no punctuation, numbers as they stand.
 {" ".join(notes)}
 
-{_said(corpus, predictions)}
+{_said(corpus, predictions, "unlabelled" in manifest)}
 
 ![Loss, error rates and learning rate over the steps](curves.png)
 
@@ -192,7 +199,7 @@ def _front_matter(title: str, plan: dict, manifest: dict, metrics: dict) -> str:
         datasets=[dataset] if on_hub else None,
         metrics=sorted({measure[:3] for measure in measures}, reverse=True),
         model_name=title,
-        eval_results=results,
+        eval_results=results if "unlabelled" not in manifest else None,  # they are no error rates
     ).to_yaml()
 
 
@@ -214,13 +221,27 @@ def _start(model: str) -> str:
     return f"`{Path(model).name}`" + (f" (from `{base}`)" if base else "") if Path(model).is_dir() else f"`{model}`"
 
 
-def _said(corpus: dict, predictions: list[dict]) -> str:
+def _tuned(plan: dict) -> str:
+    """What was done to it, on what."""
+    on = f"{_name(plan['corpus'])} ({plan['corpus']['language']})"
+    if plan["recipe"].get("adapt_windows"):
+        return (
+            f"taught to listen on windows as short as the speech, by the sound of {on}. No sentence was used: untuned, "
+            "at 30 s, it was its own teacher"
+        )
+    return f"fine-tuned on {on}"
+
+
+def _said(corpus: dict, predictions: list[dict], unlabelled: bool = False) -> str:
     """Three clips of test as they were heard, unless their sentences may not be shown to anyone."""
     if not licences.may_be_public(corpus):
         return f"No sentences are shown, as the licence of {_name(corpus)} may not allow it."
-    columns = ("sentence", "untuned", "tuned")
-    said = "\n".join(f"| {' | '.join(row[c].replace('|', '∣') for c in columns)} |" for row in examples(predictions))
-    return f"| said | untuned | tuned |\n| --- | --- | --- |\n{said}"
+    columns = {"sentence": "said", "untuned": "untuned", "tuned": "tuned"}
+    if unlabelled:
+        del columns["sentence"]
+    rows = [columns.values(), ["---"] * len(columns)]
+    rows += [[row[c].replace("|", "∣") for c in columns] for row in examples(predictions)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _limits(corpus: dict, metrics: dict, recipe: dict) -> Iterator[str]:
@@ -231,7 +252,11 @@ def _limits(corpus: dict, metrics: dict, recipe: dict) -> Iterator[str]:
     else:
         yield f"Scored on {_name(corpus)}: the scores hold for speech and recordings like those."
     yield "Where nothing is said, in silence, noise or music, Whisper models write sentences that nobody spoke."
-    yield "Names, numbers and words that were not in the training sentences are where it errs first; read before use."
+    if recipe.get("adapt_windows"):
+        yield "It errs where the untuned model errs, and now and then where only short windows do; read before use."
+    else:
+        first = "Names, numbers and words that were not in the training sentences are where it errs first"
+        yield f"{first}; read before use."
     if recipe["window"] != "packed":
         yield "Timestamps, long recordings and previous text as a prompt were not tuned, and may be worse than before."
     if doubt := choices.on_checkpoints(metrics.get("checkpoint")):

@@ -117,6 +117,7 @@ class Extract:
 
     front_end: FrontEnd
     max_labels: int = 448  # tokens: Whisper's decoder positions
+    unlabelled: bool = False  # clips have no sentences
 
     def __call__(self, clip: dict) -> dict:
         """`clip` (path, sentence, labels, seconds as the release says, start and end if it is a part of the file, and
@@ -126,7 +127,7 @@ class Extract:
         A clip of a split that is cleaned also has `limits`, a cleaning.Limits, and `rejected`, what it says before
         reading. Raises Rejected.
         """
-        if not clip["sentence"]:
+        if not clip["sentence"] and not self.unlabelled:
             raise Rejected("empty sentence")
         if control := text.CONTROL.search(clip["sentence"]):  # what nobody says, and no decoder would show
             raise Rejected("control token in the sentence", f"{control[0]}: take it out of the text")

@@ -27,10 +27,10 @@ def claim(folder: Path, plan: dict) -> bool:
 
 def _as_now(plan: dict) -> dict:
     """A plan as it would be written today: earlier ones name the model's folder as it was typed, no precision and no
-    canaries, and were not compiled. Others' stay."""
+    canaries, and were not compiled nor adapted. Others' stay."""
     if "model" not in plan:
         return plan
-    recipe = {"compile": False} | plan.get("recipe", {})
+    recipe = {"compile": False, "adapt_windows": False} | plan.get("recipe", {})
     if "precision" not in recipe:
         recipe["precision"] = precision.of_old(processes.device())
     return {"canaries": {}} | plan | {"model": checkpoint.plain(plan["model"]), "recipe": recipe}

@@ -42,6 +42,8 @@ def write(run) -> None:
     }
     metrics["headline"] = measure
     metrics["checkpoint"] = choices.of_checkpoints(history, run.tuned["dev"].references, run.locale)
+    if "unlabelled" in run.features.manifest:
+        metrics["unlabelled"] = True  # the rates are against the untuned model's own text
     metrics["run"] = _facts(run, history, measure)
     planned = files.read_json(run.folder / "plan.json")
     model_card.write(run.folder, planned, run.features.manifest, metrics, run.predictions)
@@ -78,7 +80,10 @@ def _report(run, plan: dict, metrics: dict) -> None:
     report.write(
         run.folder / "report.html",
         run.folder.name,
-        run.features.clips("test").to_pylist(),
+        [
+            clip | {"sentence": said}
+            for clip, said in zip(run.features.clips("test").to_pylist(), run.tuned["test"].references)
+        ],
         {"tuned": run.tuned["test"].texts, "untuned": run.untuned["test"].texts},
         facts,
         run.sounds,

@@ -5,10 +5,13 @@ import os
 import shlex
 from dataclasses import dataclass, fields
 
+from .. import LabError
+
 SMALL = 2_000  # clips: below, batches are halved, so that there are steps enough to learn in
 USUAL = 16  # clips a step that the learning rates are for, and the original lab's
 SHORT = 600  # frames: the memory that a batch takes at this window is what it may take at any
 STEPS = 400  # that a GPU's larger batches leave at least
+ADAPTED = 400  # steps after which --adapt-windows ends, however many clips there are
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Options:
     formats: tuple[str, ...] = ()
     private: bool | None = None
     resume: bool = False
+    adapt_windows: bool = False
     preset: str | None = None
     optimizer: str = "adamw"
     learning_rate: float | None = None
@@ -91,6 +95,7 @@ class Recipe:
     seed: int
     schedule: str = "linear"  # of the learning rate after the warm-up: linear, down to 0, or constant
     stream: bool = False
+    adapt_windows: bool = False  # to follow the untuned model at 30 s, instead of labels
     patience: int | None = None  # evaluations without a better rate on dev after which training stops
     label_smoothing: float = 0.0
     masks: bool = False  # SpecAugment
@@ -156,6 +161,8 @@ def resolve(options: Options, model, clips: int, processes: int) -> Recipe:
     usual = USUAL if clips >= SMALL else USUAL // 2
     batch_size = chosen("batch_size", filling(memory, model, seen / processes) if memory else usual) * processes
     steps = options.max_steps or math.ceil(options.epochs * clips / (batch_size * options.accumulation))
+    if options.adapt_windows and not options.max_steps:
+        steps = min(steps, ADAPTED)
     lora = chosen("lora", 0)
     decided = {
         # As the root of the clips a step (Malladi et al., "On the SDEs and scaling rules for adaptive gradient
@@ -169,6 +176,8 @@ def resolve(options: Options, model, clips: int, processes: int) -> Recipe:
         "weight_decay": 0.01,
         # Schedule-free ones warm up by themselves, and average the weights where others let the rate fall.
         "schedule": "constant" if options.optimizer.startswith("schedule_free") else "linear",
+        # With a share of weights that know no short windows, none would be left of what is learnt here.
+        "blend": 1.0 if options.adapt_windows and options.blend == "auto" else options.blend,
         "eval_steps": min(1_000, math.ceil(steps / 4)),
         "lora": lora,
         "activation_checkpointing": chosen("activation_checkpointing", False),
@@ -176,3 +185,18 @@ def resolve(options: Options, model, clips: int, processes: int) -> Recipe:
     }
     given = {field.name: getattr(options, field.name) for field in fields(Recipe) if field.name not in decided}
     return Recipe(**given, **decided)
+
+
+def check_adapting(options: Options, unlabelled: bool) -> None:
+    """Raises LabError where `options` ask for what goes with no --adapt-windows, or, on features without sentences, for
+    no --adapt-windows."""
+    if unlabelled and not options.adapt_windows:
+        raise LabError(f"{options.features} holds no sentences, so only --adapt-windows can learn from it; add that")
+    if not options.adapt_windows:
+        return
+    if options.window not in ("mixed", "short"):
+        raise LabError(f"--adapt-windows is for short windows; leave out --window {options.window}")
+    for name in ("stream", "masks", "perturb", "bpe_dropout", "label_smoothing"):
+        if getattr(options, name):
+            flag = name.replace("_", "-")
+            raise LabError(f"--adapt-windows follows the untuned model on the sound as it is; leave out --{flag}")

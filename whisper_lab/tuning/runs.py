@@ -2,18 +2,22 @@
 
 import gc
 import re
+import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from .. import LabError, cuda, files
-from ..scores import sources
+from ..scores import hypotheses, sources
 from ..scores.hypotheses import Hypotheses
 from ..speech.features import FRAMES
 from ..stores.places import is_url
 from ..stores.store import FeatureSet
+from ..text import normalise
 from ..whisper import checkpoint, windows
 from . import (
     adapters,
@@ -27,6 +31,7 @@ from . import (
     processes,
     recipes,
     resuming,
+    teacher,
     training,
 )
 from .recipes import Options
@@ -48,7 +53,7 @@ class Run:
         """
         optimizers.full_name(options.optimizer)
         monitoring.check_trackers(options.report_to)
-        self.options, self.features = options, features
+        self.options, self.features, self.taught = options, features, None
         outcome.check_ways_out(options)  # now, not after hours of training
         url = re.sub(r"/v\d+$", "", options.features.rstrip("/")) if is_url(options.features) else ""
         self.folder = Path(options.output or Path("models") / Path(url or features.folder.resolve()).name)
@@ -60,6 +65,7 @@ class Run:
                 f"{features.folder} holds {wrong}; make features for this model with feature-pipeline.py --model, or "
                 "choose another --model"
             )
+        recipes.check_adapting(options, "unlabelled" in features.manifest)
         self.language = features.manifest["language"]  # what Whisper is told; the locale is the corpus' own
         self.locale = features.manifest["corpus"]["language"]
         self.prompt = checkpoint.prompt_ids(self.processor.tokenizer, self.language)
@@ -103,11 +109,20 @@ class Run:
     def _prepare(self) -> None:
         """The model as its training starts."""
         checkpoint.set_language(self.model, self.language)
-        lengths = windows.trained_lengths(self.splits["train"].column("frames"), self.recipe.window)
-        self.model.config.trained_windows = lengths  # who serves the model reads it there
+        self._set_windows()
         self.start = blending.weights(self.model)
         adapters.prepare(self.model, self.recipe)
         self.trained_weights, self.all_weights = adapters.count(self.model)
+
+    def _set_windows(self) -> None:
+        frames = (self.taught or self.splits)["train"].column("frames")
+        lengths = windows.trained_lengths(frames, self.recipe.window)
+        if self.recipe.adapt_windows and lengths == [FRAMES]:
+            raise LabError(
+                f"too little to learn from: among {len(frames):,} clips, no {windows.SEEN} fill a window of one length "
+                "below 30 s; --adapt-windows takes more sound, or more --max-steps"
+            )
+        self.model.config.trained_windows = lengths  # who serves the model reads it there
 
     @cuda.explained("loading the model")
     def _begin(self, at_once: int | None = None) -> None:
@@ -124,6 +139,8 @@ class Run:
             self.augmentation,
             self.locale,
         )
+        if self.taught:
+            self.trainer.follow(self.taught)
 
     @property
     def finished(self) -> bool:
@@ -154,6 +171,7 @@ class Run:
                 print(f"Going on from {at}, in {self.folder}.", flush=True)
                 folders.say_moved(self.folder, self.options.precision, self.recipe.precision)
             self.score_untuned()
+            self.teach()
             self.train()
             self.blend()
             self.score_tuned()
@@ -171,10 +189,44 @@ class Run:
                 files.write_json(place, {split: asdict(h) for split, h in heard.items()})
             processes.together()
         self.untuned = {split: Hypotheses(**h) for split, h in files.read_json(place).items()}
+        if "unlabelled" in self.features.manifest:  # then its own text is what others are scored against
+            for split in SCORED:
+                self.untuned[split] = replace(self.untuned[split], references=self.untuned[split].texts)
+                if not any(map(normalise, self.untuned[split].texts)):
+                    raise LabError(f"the untuned model hears no word in {split}: there is nothing to adapt on")
+
+    def teach(self) -> None:
+        """With --adapt-windows: let the untuned model hear the clips of train at 30 s, and learn from that; from now on
+        dev is scored against its text, too. Kept for a later resume, until the run is finished."""
+        if not self.recipe.adapt_windows:
+            return
+        train, place, recipe = self.splits["train"], self.folder / "teacher", self.recipe
+        seen = min(len(train), recipe.max_steps * recipe.batch_size * recipe.accumulation)
+        clips = sorted(np.random.default_rng(recipe.seed).permutation(len(train))[:seen].tolist())
+        hears = teacher.Teacher(self.model, self.prompt, recipe.precision)
+        size = self.trainer.eval_batch_size
+        processes.in_turn(
+            lambda: (
+                place.is_dir()
+                or hypotheses.in_memory(size, lambda size: teacher.teach(hears, train, clips, size, place))
+            )
+        )
+        taught = teacher.Taught(train, place)
+        if left := seen - len(taught):
+            print(f"{left:,} of {seen:,} clips are left out: the untuned model repeats itself there.", flush=True)
+        self.taught = {"train": taught}
+        for split, heard in self.untuned.items():
+            labels = checkpoint.label_ids(self.processor.tokenizer, heard.texts, self.language)
+            self.taught[split] = teacher.Rewritten(self.splits[split], heard.texts, labels)
+        self._set_windows()
+        self.trainer.follow(self.taught)
 
     def _transcribe(self, split: str, lengths: list[int], title: str, step: int = 1) -> Hypotheses:
         prompt = self.canaries[split].prompt if split in self.canaries else None
-        return self.trainer.transcribe(split, lengths, f"{title}, {split}", prompt, step)
+        heard = self.trainer.transcribe(split, lengths, f"{title}, {split}", prompt, step)
+        if self.taught:  # scored in the end against the corpus' sentences, where it has some
+            heard = replace(heard, references=self.untuned[split].every(step).references)
+        return heard
 
     def train(self) -> None:
         """To the best checkpoint on dev. After Ctrl-C, KeyboardInterrupt is raised once the checkpoint is written."""
@@ -256,6 +308,7 @@ class Run:
         """The model and all that is said of it."""
         if processes.first():
             outcome.write(self)
+            shutil.rmtree(self.folder / "teacher", ignore_errors=True)
         processes.together()
 
     def progress(self) -> str:
@@ -264,7 +317,10 @@ class Run:
         return f"{last} is a checkpoint that loads like any model" if last else "no checkpoint was written yet"
 
     def next_command(self) -> str:
-        """What to try next: the same from the other of the two optimisers that the lab began with."""
+        """What to try next: the model, where it learnt no more than windows; else the same from the other of the two
+        optimisers that the lab began with."""
+        if self.recipe.adapt_windows:
+            return f"Next, talk to it: {shlex.join(['python', 'app.py', '--model', str(self.folder)])}"
         other = "adamw" if self.options.optimizer == "adagrad" else "adagrad"
         where = {"output": f"{self.folder}-{other}", "registry": None, "push_to_hub": None}
         changed = replace(self.options, optimizer=other, learning_rate=None, resume=False, **where)

@@ -1,5 +1,6 @@
 """Fine-tuning with Seq2SeqTrainer on windows as short as the speech, on one device or many."""
 
+import copy
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from ..stores.reading import Part
 from ..stores.streaming import Ahead
 from ..whisper import attention, checkpoint, packing
 from ..whisper.batches import Collator, Named, Parts, WindowBatches, Windowed, pieces
-from . import adapters, compiling, optimizers, processes, resuming
+from . import adapters, compiling, optimizers, processes, resuming, teacher
 from .monitoring import PROJECT, Meter, Progress, StopAfterStep
 from .recipes import SHORT, Recipe
 
@@ -65,6 +66,7 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
         self.language, self.recipe, self.splits, self.prompt = language, recipe, splits, prompt
         self.processor, self._words = processor, model.get_output_embeddings()
         self.meter, self._stop = Meter(), StopAfterStep()
+        self._before, self._targets = None, {}
         self._unchecked: list[tuple[int, list[str], torch.Tensor]] = []
         packed = recipe.window == "packed"
         join = partial(packing.join, tokens=packing.Tokens.of(processor.tokenizer)) if packed else None
@@ -101,6 +103,12 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
             )
         if processes.first():
             print(said, flush=True)
+
+    def follow(self, splits: dict) -> None:
+        """From now on go by what a teacher, the model as it is now, made of `splits`: a teacher.Taught to train on."""
+        self._before = copy.deepcopy(self._words).requires_grad_(False)
+        self.splits, self.train_dataset = splits, Windowed(splits["train"])
+        self.data_collator = Named(teacher.Targeted(self.collator))
 
     @property
     def stopped(self) -> bool:
@@ -155,6 +163,7 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self._targets = {name: inputs.pop(name) for name in teacher.TARGETS if name in inputs}
         self.model.set_output_embeddings(torch.nn.Identity())  # the loss makes the logits, not all of them at once
         try:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -162,9 +171,14 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
             self.model.set_output_embeddings(self._words)
 
     def _token_loss(self, outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor) -> torch.Tensor:
-        """Cross entropy per token of a whole step, so that accumulation, pieces and processes do not change it."""
+        """Cross entropy, or the distance from a teacher, per token of a whole step, so that accumulation, pieces and
+        processes do not change it."""
         with self.accelerator.autocast():
-            total = cross_entropy(outputs.logits, self._words, labels, self.recipe.label_smoothing)
+            if self._targets:
+                student = outputs.encoder_last_hidden_state, outputs.logits, self._words
+                total = teacher.distance(*student, self._before, labels, self._targets)
+            else:
+                total = cross_entropy(outputs.logits, self._words, labels, self.recipe.label_smoothing)
         return total / num_items_in_batch
 
     def floating_point_ops(self, inputs) -> int:
