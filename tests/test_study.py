@@ -276,7 +276,7 @@ def whole(features, tiny, tmp_path_factory):
     one, one.titles = make_study(features, tiny, tmp_path_factory.mktemp("studies") / "whole"), []
     transcribe = training.Trainer.transcribe
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.Trainer, "transcribe", lambda *args: (one.titles.append(args[-1]), transcribe(*args))[1])
+        patch.setattr(training.Trainer, "transcribe", lambda *args: (one.titles.append(args[3]), transcribe(*args))[1])
         with contextlib.redirect_stdout(io.StringIO()) as out:
             assert one.complete() is None
     one.printed = out.getvalue()
