@@ -20,8 +20,8 @@ with contextlib.suppress(ValueError):  # Ctrl-C works as in a terminal, even whe
 
 
 LONGEST = (
-    "pages training study transcription machines cluster commands gpu_benchmark precision evaluation cuda store live "
-    "any_whisper film_page"
+    "pages training blending study transcription machines cluster commands gpu_benchmark precision evaluation cuda "
+    "store live any_whisper film_page"
 ).split()
 
 

@@ -224,8 +224,14 @@ def test_a_model_that_is_worse_on_a_canary_says_so(tmp_path):
     assert said.index("test   ") < said.index("telephone  ")
 
 
-def test_mistakes_are_one_line_before_the_training(features, tiny, other, tmp_path, processor):
+def test_mistakes_are_one_line_before_the_training(features, tiny, other, tmp_path):
+    wide, silent = shutil.copytree(features, tmp_path / "wide"), shutil.copytree(other, tmp_path / "silent")
+    manifest = files.read_json(wide / "manifest.json")
+    files.write_json(wide / "manifest.json", manifest | {"front_end": manifest["front_end"] | {"mels": 128}})
+    files.write_tsv(silent / "test.tsv", ["audio", "text"], [(files.read_tsv(other / "test.tsv")[0]["audio"], "…")])
     for spec, said in (
+        (f"{wide}:out_of_domain", "wide holds 128 mels"),
+        (f"{silent}", "nobody says a word"),
         ("/nowhere", "/nowhere is not a folder or file"),
         (f"{other}:dev", "dev"),
         (f"{features}:spoken", "has no split 'spoken'"),
