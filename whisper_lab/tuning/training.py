@@ -139,10 +139,17 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
             persistent_workers=workers > 0,
         )
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        # One process counts tokens where the batches are: for the GPU's own count it would wait every time.
+        device = torch.device("cpu") if self.args.world_size == 1 else device
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
     @attention.without_cudnn()  # with the way back, where checkpointed activations are made again
     def training_step(self, model, inputs, num_items_in_batch=None):
         ids, speech = inputs.pop("ids"), inputs.pop("speech")
         loss, parts = 0.0, pieces(inputs, self.at_once)
+        if torch.is_tensor(num_items_in_batch):
+            num_items_in_batch = num_items_in_batch.to(self.args.device, non_blocking=True)
         for part in parts:
             self.in_hand = part["input_features"].shape[0], part["input_features"].shape[-1]
             with nullcontext() if part is parts[-1] else self.accelerator.no_sync(model):
@@ -156,7 +163,8 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self.model.set_output_embeddings(torch.nn.Identity())  # the loss makes the logits, not all of them at once
         try:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            with attention.without_masks(self.model.config):
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         finally:
             self.model.set_output_embeddings(self._words)
 
