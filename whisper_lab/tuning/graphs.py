@@ -16,7 +16,7 @@ import torch
 from .. import cuda, faults
 
 PLAIN = 2  # times that a shape runs without: its kernels are loaded and planned then, which a capture does not allow
-ROOM = 2.5  # times the memory of a step: the graphs' own, that of shapes without, and some to spare
+ROOM = 2.5  # times the memory of a step: of the next graph, of shapes without, and some to spare
 
 
 def possible(model, recipe, device: torch.device, processes: int) -> bool:
@@ -64,7 +64,8 @@ class Graphs:
         if self.graphs:
             torch.cuda.synchronize()  # the last may still run
         self.graphs: dict[tuple, Graph] = {}
-        self._seen, self._places, self._shared, self._closed = Counter(), [], None, False
+        self._seen, self._places, self._closed = Counter(), [], False
+        self._shared, self._bytes = None, 0  # what all graphs compute in, and how much it is
 
     def run(self, step: Callable, inputs: dict[str, torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
         """`step(inputs, tokens)`, which adds to the gradients and returns the loss, or the same from a graph.
@@ -94,11 +95,11 @@ class Graphs:
             weight.grad = place
 
     def _fits(self) -> bool:
-        """Whether there is room for the graphs, which share theirs, beside what runs without them."""
+        """Whether there is room for one more graph, beside the others and what runs without."""
         if self._closed:
             return False
         held = torch.cuda.memory_allocated()
-        room = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - held
+        room = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - held - self._bytes
         wanted = ROOM * (torch.cuda.max_memory_allocated() - held)
         if room < wanted:
             self._close(f"{room / 1e9:.1f} GB are free, and {wanted / 1e9:.1f} GB are wanted")
@@ -119,8 +120,11 @@ class Graphs:
             if not self._shared:
                 gc.collect()  # what is left of steps before belongs to another stream
                 self._shared = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+            torch.cuda.empty_cache()
+            before = torch.cuda.memory_reserved()
             graph, loss = captured(lambda: step(dict(places), count), *self._shared)
             self.graphs[shape] = Graph(graph, places, count, loss)
+            self._bytes += torch.cuda.memory_reserved() - before
         except Exception as error:
             if not cuda.full(error):
                 self.graphs = {}  # torch's books may be in disorder
