@@ -21,7 +21,7 @@ from ..stores.reading import Part
 from ..stores.streaming import Ahead
 from ..whisper import attention, checkpoint, packing
 from ..whisper.batches import Collator, Named, Parts, WindowBatches, Windowed, pieces
-from . import adapters, compiling, optimizers, processes, resuming, teacher
+from . import adapters, compiling, graphs, optimizers, processes, resuming, teacher
 from .monitoring import PROJECT, Meter, Progress, StopAfterStep
 from .recipes import SHORT, Recipe
 
@@ -88,6 +88,8 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
         self.eval_batch_size = self.args.per_device_eval_batch_size
         if recipe.compile:
             self._compile()
+        may = graphs.possible(model, recipe, self.args.device, self.args.world_size)
+        self.graphs = graphs.Graphs(model.parameters()) if may else None
         if recipe.patience:
             self.add_callback(EarlyStoppingCallback(recipe.patience))
         self.remove_callback(ProgressCallback)
@@ -121,6 +123,8 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
             return super().train(resume_from_checkpoint=resume_from_checkpoint)
         finally:
             self._stop.restore()  # here, as callbacks hear nothing of a training that ends in an error
+            if self.graphs:
+                self.graphs.clear()
 
     def get_train_dataloader(self) -> DataLoader:
         # All passes are one long "epoch" to the Trainer, so that the place where a run resumes is one number.
@@ -148,14 +152,23 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
             persistent_workers=workers > 0,
         )
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        # One process counts tokens where the batches are: for the GPU's own count it would wait every time.
+        device = torch.device("cpu") if self.args.world_size == 1 else device
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
     @attention.without_cudnn()  # with the way back, where checkpointed activations are made again
     def training_step(self, model, inputs, num_items_in_batch=None):
         ids, speech = inputs.pop("ids"), inputs.pop("speech")
-        loss, parts = 0.0, pieces(inputs, self.at_once)
+        loss, parts, step = 0.0, pieces(inputs, self.at_once), partial(super().training_step, model)
+        if torch.is_tensor(num_items_in_batch):
+            num_items_in_batch = num_items_in_batch.to(self.args.device, non_blocking=True)
+        if self.graphs:
+            step = partial(self.graphs.run, step)
         for part in parts:
             self.in_hand = part["input_features"].shape[0], part["input_features"].shape[-1]
             with nullcontext() if part is parts[-1] else self.accelerator.no_sync(model):
-                loss = loss + super().training_step(model, part, num_items_in_batch)
+                loss = loss + step(part, num_items_in_batch)
         self._unchecked.append((self.state.global_step + 1, ids, torch.isfinite(loss)))
         if loss.device.type == "cpu" or len(self._unchecked) == UNCHECKED:
             self._check_losses()
@@ -166,7 +179,8 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
         self._targets = {name: inputs.pop(name) for name in teacher.TARGETS if name in inputs}
         self.model.set_output_embeddings(torch.nn.Identity())  # the loss makes the logits, not all of them at once
         try:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            with attention.without_masks(self.model.config):
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         finally:
             self.model.set_output_embeddings(self._words)
 
@@ -292,7 +306,8 @@ def cross_entropy(states: torch.Tensor, words: torch.nn.Module, labels: torch.Te
     if len(labels) <= ROWS:
         return some(states, labels)
     chunks = zip(states.split(ROWS), labels.split(ROWS))
-    return sum(checkpointed(some, *chunk, use_reentrant=False) for chunk in chunks)
+    # Nothing is drawn in it, and the state of what is drawn cannot be asked for while a graph is captured.
+    return sum(checkpointed(some, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks)
 
 
 class Arguments(Seq2SeqTrainingArguments):
