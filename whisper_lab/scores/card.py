@@ -108,10 +108,11 @@ def summary(folder: Path, metrics: dict, predictions: list[dict], language: str 
         f"  said     {row['sentence']}\n  untuned  {row['untuned']}\n  tuned    {row['tuned']}\n"
         for row in examples(predictions)
     )
-    run, locales = metrics["run"], {name: one["language"] for name, one in metrics["run"].get("canaries", {}).items()}
+    run = metrics["run"]
+    measures = {name: headline(one["language"]) for name, one in run.get("canaries", {}).items()}
     gains = {"test": Score(**metrics["tuned_minus_untuned"]["test"])} | of_canaries(metrics)
     verdicts = "".join(
-        f"Tuned minus untuned on {split}, normalised {short(headline(locales.get(split, language)))}, paired: "
+        f"Tuned minus untuned on {split}, normalised {short(measures.get(split, headline_of(metrics)))}, paired: "
         f"{signed(gain)}: {'better' if gain.high < 0 else 'worse' if gain.low > 0 else 'no difference shown'}.\n"
         for split, gain in gains.items()
     )

@@ -48,8 +48,8 @@ class Run:
         """Load the model and claim the output folder.
 
         Raises LabError for an unknown optimiser or registry, for features of another front-end or vocabulary than the
-        model's, for sound that is not where --audio says, for an output folder that holds another run, for a precision
-        that the GPU has not, and for --resume with nothing to resume.
+        model's, for a canary that cannot be one, for sound that is not where --audio says, for an output folder that
+        holds another run, for a precision that the GPU has not, and for --resume with nothing to resume.
         """
         optimizers.full_name(options.optimizer)
         monitoring.check_trackers(options.report_to)
