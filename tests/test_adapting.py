@@ -62,6 +62,8 @@ def test_a_teacher_says_what_the_model_itself_makes_of_30_s(lesson, tiny, proces
     encoded, decoded = out.encoder_last_hidden_state[0], out.decoder_hidden_states[-1][0]
     assert np.allclose(row["states"], encoded[: len(row["states"])], atol=5e-3)
     assert np.allclose(row["written"], decoded[3:], atol=5e-3)
+    _, labels, given = teacher.Teacher(model, inputs[0, :4].tolist())(features, [row["labels"]])
+    assert labels == [row["labels"]] and torch.allclose(given[0], decoded[3:], atol=1e-3), "of labels that are given"
     wanted = out.logits[0, 3:-1].clone()
     wanted[:, model.generation_config.suppress_tokens] = -torch.inf
     wanted[0, model.generation_config.begin_suppress_tokens] = -torch.inf

@@ -42,7 +42,8 @@ def read(path: Path, language: str, splits: list[str] | None = None, limit: int 
         why = ": ".join(left_out[0]).rstrip(": ")
         raise LabError(f"{path} holds no speech in {len(found):,} file{'s' * (len(found) > 1)} of sound, such as {why}")
     made, left_out = settle({"": clips}, {"": left_out}, splits, limit, path)
-    return Corpus(name=path.resolve().stem, version="", language=language, splits=made, left_out=left_out)
+    own = path.resolve().name if path.is_dir() else path.stem
+    return Corpus(name=own, version="", language=language, splits=made, left_out=left_out)
 
 
 def cut(path: Path, seed: int) -> Iterator[tuple[float, float]]:

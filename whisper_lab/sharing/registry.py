@@ -55,8 +55,9 @@ def _say_what_is_there(url: str) -> None:
 
 
 def scores(folder: Path) -> dict[str, float]:
-    """Those of the tuned model, {"test_wer_normalised": 11.4, …} in per cent."""
-    tuned = files.read_json(folder / "metrics.json")["tuned"]
+    """Those of the tuned model, {"test_wer_normalised": 11.4, …} in per cent; none where no sentences were there."""
+    metrics = files.read_json(folder / "metrics.json")
+    tuned = {} if "unlabelled" in metrics else metrics["tuned"]
     return {f"{split}_{name}": score["value"] for split, found in tuned.items() for name, score in found.items()}
 
 

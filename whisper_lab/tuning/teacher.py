@@ -6,6 +6,7 @@ step costs little more than it would with labels. The student, on windows as sho
 (as in https://github.com/futo-org/whisper-acft, and Hinton et al., "Distilling the knowledge in a neural network").
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,9 @@ def teach(teacher: Teacher, split, clips: Sequence[int], batch_size: int, folder
                         states.write(_half(sound[:positions]))
                         written.write(_half(text[:tokens]))
                 bar.update(len(some))
+            for file in (states, written):
+                file.flush()
+                os.fsync(file.fileno())
         files.write_json(new / "clips.json", {"width": encoded.shape[-1], "clips": told})
 
 
