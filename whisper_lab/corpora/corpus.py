@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import LabError, files, text
 
-SAMPLE = files.ROOT / "sample" / "cv-corpus-sample-1.0"
+SAMPLE = files.ROOT / "sample" / "cv-corpus-sample-2.0"
 SHEETS = (".xlsx", ".xls", ".ods")
 
 LeftOut = tuple[str, str, str]  # a clip's id or a row's place, the reason in words that can be counted, and details
