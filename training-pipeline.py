@@ -107,8 +107,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--lora-targets", nargs="+", default=(), metavar="NAME", help="those of q_proj k_proj v_proj out_proj fc1 fc2")
     add("--freeze", nargs="+", default=(), metavar="PART", help="encoder, embeddings, encoder.0-3, decoder.2, …")
     add("--activation-checkpointing", action="store_true", default=None, help="a third slower, a third of the memory")
-    add("--compile", action=argparse.BooleanOptionalAction, default=None,
-        help="torch.compile, for the same steps in less time; by default on a GPU, for runs long enough to pay for it")
     add("--precision", choices=precision.NAMES, default="auto", help=f"{precision.HELP}. Weights stay float32")
     add("--blend", type=command.share_or_auto, default="auto", metavar="SHARE",
         help="share of tuned weights in the final average with the untuned ones, against forgetting: 0 to 1, or auto "

@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 CUDA = torch.cuda.is_available()
-SKIPPED = 12  # steps before the clock: compiling, the optimiser's state, the scale of fp16's gradients
+SKIPPED = 12  # steps before the clock: the optimiser's state, the scale of fp16's gradients
 
 
 def now() -> float:

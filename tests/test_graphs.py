@@ -192,7 +192,6 @@ def test_only_steps_that_are_the_same_work_each_time_become_graphs(features, tin
     recipe, config, card = replace(run.recipe, precision="bf16"), run.model.config, torch.device("cuda")
     assert graphs.possible(run.model, recipe, card, 1)
     for changed in (
-        {"compile": True},
         {"lora": 8},
         {"activation_checkpointing": True},
         {"precision": "float16"},

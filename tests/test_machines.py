@@ -18,7 +18,7 @@ from conftest import ROOT
 from whisper_lab import LabError
 from whisper_lab.scores import hypotheses
 from whisper_lab.stores import publishing, store
-from whisper_lab.tuning import compiling, recipes, resuming, runs, training
+from whisper_lab.tuning import recipes, resuming, runs, training
 from whisper_lab.whisper import batches
 
 pytest_plugins = ["elsewhere"]
@@ -129,39 +129,6 @@ def test_a_batch_at_30_s_takes_no_more_memory_than_a_short_one(features, tiny, t
     assert pieces < 1.2 * short and whole > 3 * short
     assert loss == pytest.approx(same, rel=1e-5)
     torch.testing.assert_close(gradients, alike, rtol=1e-3, atol=1e-6)
-
-
-def test_compiled_layers_have_the_losses_of_plain_ones_from_two_graphs(features, tiny, tmp_path, monkeypatch, capsys):
-    """Over 30 steps; scoring on the way goes by the plain ones. What the graphs become on a CPU, C++ that nobody trains
-    with, takes a minute to build: here only `missing` builds some, and the layers run their graphs as they are."""
-    if why := compiling.missing(torch.device("cpu")):
-        pytest.skip(f"torch.compile does not work here: {why}")
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    compile_ = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda *args, **how: compile_(*args, **how, backend="aot_eager"))
-    settings = {"max_steps": 30, "learning_rate": 0.005, "batch_size": 4, "window": "short"}
-    found = [
-        make_run(features, tiny, tmp_path / name, compile=compiled, **settings)
-        for name, compiled in (("plain", False), ("compiled", True))
-    ]
-    for run in found:
-        run.train()
-    plain, compiled = (losses(run.trainer.state.log_history) for run in found)
-    assert compiled == pytest.approx(plain, rel=0.01) and len(plain) > 20 and plain[-1] < 0.9 * plain[0]
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2 + 1  # encoder's, decoder's; to see if it works
-    assert "about a minute (--no-compile leaves it out)" in capsys.readouterr().out
-    assert found[1].model.state_dict().keys() == found[0].model.state_dict().keys()
-
-
-def test_without_a_compiler_it_goes_on_and_says_so(features, tiny, whole, tmp_path, monkeypatch, capsys):
-    torch._dynamo.reset()
-    monkeypatch.setenv("CXX", str(tmp_path / "none"))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "none"),))
-    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
-    assert trained(features, tiny, tmp_path / "run", compile=True) == whole
-    said = capsys.readouterr().out
-    assert said.count("torch.compile does not work here (") == 1 and "slower" in said
 
 
 class Largest(torch.utils._python_dispatch.TorchDispatchMode):
@@ -364,8 +331,8 @@ def test_a_gpu_is_given_as_many_clips_as_it_holds_and_the_rate_for_them(monkeypa
 def test_a_run_goes_on_with_the_batches_that_another_machine_chose(features, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("whisper_lab.cuda.smallest_memory", lambda: 80 * 10**9)
     monkeypatch.setattr(recipes, "STEPS", 2)
-    options = recipes.Options(features=str(features), model=str(tiny), output=str(tmp_path / "run"), compile=True)
+    options = recipes.Options(features=str(features), model=str(tiny), output=str(tmp_path / "run"))
     begun = runs.Run(options, store.FeatureSet(features)).recipe
-    assert begun.batch_size > 16 and begun.compile
+    assert begun.batch_size > 16
     monkeypatch.undo()
-    assert runs.Run(replace(options, compile=None), store.FeatureSet(features)).recipe == begun
+    assert runs.Run(options, store.FeatureSet(features)).recipe == begun

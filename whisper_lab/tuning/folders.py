@@ -27,23 +27,24 @@ def claim(folder: Path, plan: dict) -> bool:
 
 def _as_now(plan: dict) -> dict:
     """A plan as it would be written today: earlier ones name the model's folder as it was typed, no precision and no
-    canaries, and were not compiled nor adapted. Others' stay."""
+    canaries, were not adapted, and say whether layers were compiled. Others' stay."""
     if "model" not in plan:
         return plan
-    recipe = {"compile": False, "adapt_windows": False} | plan.get("recipe", {})
+    recipe = {"adapt_windows": False} | plan.get("recipe", {})
+    recipe.pop("compile", None)
     if "precision" not in recipe:
         recipe["precision"] = precision.of_old(processes.device())
     return {"canaries": {}} | plan | {"model": checkpoint.plain(plan["model"]), "recipe": recipe}
 
 
 def as_begun(folder: Path, options: Options) -> Options:
-    """`options` for the run or study in `folder`. What they leave to the machine (batch, rate, compiling, precision) is
-    as it was where the run was begun, whatever this machine is. The precision is always named."""
+    """`options` for the run or study in `folder`. What they leave to the machine (batch, rate, precision) is as it
+    was where the run was begun, whatever this machine is. The precision is always named."""
     place, device = folder / "plan.json", processes.device()
     begun = _as_now(files.read_json(place)["plan"]).get("recipe", {}) if place.is_file() else {}
-    changes = {
-        name: begun[name] for name in ("compile", "learning_rate") if getattr(options, name) is None and name in begun
-    }
+    changes = {}
+    if options.learning_rate is None and "learning_rate" in begun:
+        changes["learning_rate"] = begun["learning_rate"]
     if options.batch_size is None and options.preset is None and "batch_size" in begun:
         changes["batch_size"] = max(1, begun["batch_size"] // processes.count())
     there = begun.get("precision") if options.precision == "auto" else None

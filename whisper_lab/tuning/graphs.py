@@ -30,7 +30,7 @@ def possible(model, recipe, device: torch.device, processes: int) -> bool:
         and recipe.precision != "float16"  # its scale of the gradients is another thing that may change
         and recipe.optimizer == "adamw"
         and config._attn_implementation == "sdpa"
-        and not any((recipe.compile, recipe.lora, recipe.activation_checkpointing, *drawn, *dropped))
+        and not any((recipe.lora, recipe.activation_checkpointing, *drawn, *dropped))
     )
 
 

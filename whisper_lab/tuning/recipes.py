@@ -47,7 +47,6 @@ class Options:
     lora_targets: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     activation_checkpointing: bool | None = None
-    compile: bool | None = None
     precision: str = "auto"
     blend: str | float = "auto"
     canary: tuple[str, ...] = ()
@@ -105,7 +104,6 @@ class Recipe:
     lora_targets: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     activation_checkpointing: bool = False
-    compile: bool = False
     precision: str = "float32"  # or bf16 or float16, of the matrices that are multiplied
 
 
@@ -150,7 +148,7 @@ def resolve(options: Options, model, clips: int, processes: int) -> Recipe:
     """The recipe that `options`, with a precision that is not auto, stand for with this model and so many clips to
     train on."""
     from .. import cuda
-    from . import compiling, optimizers  # torch: not for a command line's --help
+    from . import optimizers  # torch: not for a command line's --help
 
     fitted_ = fitted(options.preset, model.num_parameters()) if options.preset else {}
 
@@ -181,7 +179,6 @@ def resolve(options: Options, model, clips: int, processes: int) -> Recipe:
         "eval_steps": min(1_000, math.ceil(steps / 4)),
         "lora": lora,
         "activation_checkpointing": chosen("activation_checkpointing", False),
-        "compile": compiling.wanted(options.compile, steps),
     }
     given = {field.name: getattr(options, field.name) for field in fields(Recipe) if field.name not in decided}
     return Recipe(**given, **decided)

@@ -153,7 +153,7 @@ class Study:
     def average(self) -> None:
         """The average of the seeds that did best on dev in the mean, as a model beside theirs."""
         names = processes.of_the_first(lambda: study_results.to_average(self.folder, list(self.runs)))
-        options = replace(self.runs[names[0]], output=str(self.folder / AVERAGE), compile=False)
+        options = replace(self.runs[names[0]], output=str(self.folder / AVERAGE))
         make = partial(averaging.Average, averaged=[self.folder / name for name in names])
         runs.beside(options, self.features, make).complete()
         if processes.first():

@@ -25,7 +25,6 @@ from ..whisper import attention
 from ..whisper.decoding import token_limit
 from ..whisper.precision import autocast
 from ..whisper.windows import shortest
-from . import compiling
 
 BEYOND = 100  # frames past a clip's shortest window for which the teacher's states are kept, for longer windows
 ARRAYS = ("states", "written")
@@ -50,7 +49,7 @@ class Teacher:
         Without `labels`, they are of what the model writes, greedily; where it repeats itself or finds no end, of the
         prompt alone.
         """
-        with compiling.paused(), autocast(self.model.device.type, self.precision), evaluated(self.model):
+        with autocast(self.model.device.type, self.precision), evaluated(self.model):
             encoded = self.model.get_encoder()(features).last_hidden_state
             writer = Writer(self.model, self.prompt)
             memory = writer.listen(encoded)

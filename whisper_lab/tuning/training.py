@@ -21,7 +21,7 @@ from ..stores.reading import Part
 from ..stores.streaming import Ahead
 from ..whisper import attention, checkpoint, packing
 from ..whisper.batches import Collator, Named, Parts, WindowBatches, Windowed, pieces
-from . import adapters, compiling, graphs, optimizers, processes, resuming, teacher
+from . import adapters, graphs, optimizers, processes, resuming, teacher
 from .monitoring import PROJECT, Meter, Progress, StopAfterStep
 from .recipes import SHORT, Recipe
 
@@ -86,25 +86,12 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
         self.at_once = at_once or SHORT * max(FEWEST, self.args.per_device_train_batch_size)
         self.in_hand = self.args.per_device_train_batch_size, SHORT  # clips of a piece, and its window
         self.eval_batch_size = self.args.per_device_eval_batch_size
-        if recipe.compile:
-            self._compile()
         may = graphs.possible(model, recipe, self.args.device, self.args.world_size)
         self.graphs = graphs.Graphs(model.parameters()) if may else None
         if recipe.patience:
             self.add_callback(EarlyStoppingCallback(recipe.patience))
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-
-    def _compile(self) -> None:
-        if why := compiling.missing(self.args.device):
-            said = f"torch.compile does not work here ({why}): the steps are the same without it, but slower."
-        else:
-            compiling.layers(self.model)
-            said = (
-                "The layers are compiled at the first steps, which takes about a minute (--no-compile leaves it out)."
-            )
-        if processes.first():
-            print(said, flush=True)
 
     def follow(self, splits: dict) -> None:
         """From now on go by what a teacher, the model as it is now, made of `splits`: a teacher.Taught to train on."""
@@ -224,10 +211,9 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
 
         def read(clips) -> hypotheses.Hypotheses:
             what = self.model, clips, self.processor.tokenizer, self.collator, prompt or self.prompt, lengths
-            with compiling.paused():
-                heard, self.eval_batch_size = hypotheses.in_memory(
-                    self.eval_batch_size, lambda size: hypotheses.transcribe(*what, size, title, self.recipe.precision)
-                )
+            heard, self.eval_batch_size = hypotheses.in_memory(
+                self.eval_batch_size, lambda size: hypotheses.transcribe(*what, size, title, self.recipe.precision)
+            )
             return heard
 
         return processes.share(Part(self.splits[split], slice(None, None, step)), read)

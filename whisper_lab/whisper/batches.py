@@ -184,8 +184,8 @@ class Collator:
 
     `start` is <|startoftranscript|>. The decoder's inputs are given here, not derived by the model, so that it never
     sees that token twice; what is given to the decoder (the prompt, and the text before) is in the inputs and out of
-    the loss, since it is never predicted. Labels have few lengths, as windows have: kernels, their plans and compiled
-    graphs are for one shape each.
+    the loss, since it is never predicted. Labels have few lengths, as windows have: kernels, their plans and graphs
+    are for one shape each.
     """
 
     start: int
