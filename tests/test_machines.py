@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
 from functools import partialmethod
 from types import SimpleNamespace
 
