@@ -173,7 +173,7 @@ def test_perturbed_rows_fit_where_they_are_to_go(rows, everything):
 
 
 def test_a_clip_that_a_speed_would_make_longer_than_30_s_keeps_its_own(rows, tmp_path):
-    long = np.tile(read(CLIPS[0].path), 10)[: 28 * SAMPLE_RATE]
+    long = np.tile(read(CLIPS[0].path), 20)[: 28 * SAMPLE_RATE]
     soundfile.write(tmp_path / "long.wav", long, SAMPLE_RATE)
     row = rows[0] | {"id": "long", "seconds": 28.0, "frames": 2803}
     slow = Augmentation(perturb=("speed",), front_end=FrontEnd(), sounds={"long": of(tmp_path / "long.wav")})
@@ -278,7 +278,7 @@ def test_the_sound_of_a_hub_dataset_is_found_by_its_name_and_commit(processor, t
 
 
 def test_the_sound_of_a_table_whose_columns_were_named_and_of_parts_of_its_files(processor, tmp_path):
-    lines = [f"{clip.path};{clip.sentence};0.5;{1.5 + n}" for n, clip in enumerate(CLIPS[:4])]
+    lines = [f"{clip.path};{clip.sentence};0.5;{1.5 + n / 4}" for n, clip in enumerate(CLIPS[:4])]
     (tmp_path / "mine.csv").write_text("\n".join(["fil;ord;från;start", *lines]), encoding="utf-8")
     columns = {"audio": "fil", "text": "ord", "start": "från", "end": "start"}
     made_of = corpus.read(str(tmp_path / "mine.csv"), "sv-SE", columns=columns)
