@@ -93,11 +93,9 @@ def main() -> None:
             said = heard["classic", args.seeds[0]][split]["said"]
             for name in names:
                 rates = [scoring.rate(said, one, locale) for one in texts[name]]
-                less = (
-                    "" if name == "classic" else f"  ({scoring.compare(said, texts[name], texts['classic'], locale)})"
-                )
+                less = scoring.compare(said, texts[name], texts["classic"], locale) if name != "classic" else ""
                 each = ", ".join(f"{rate:.1f}" for rate in rates)
-                print(f"  {name:16} {statistics.fmean(rates):5.1f}: {each}  {less}".rstrip())
+                print(f"  {name:16} {statistics.fmean(rates):5.1f}: {each:18} {less}".rstrip())
     print("\nseconds of training")
     for name in names:
         print(f"  {name:16} {statistics.fmean(seconds[name]):7.1f}")
