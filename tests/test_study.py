@@ -291,7 +291,8 @@ def features(tmp_path_factory):
 def asked(features, tiny, folder, **changed) -> dict:
     """What the command line of a study gives."""
     values = {"features": str(features), "model": str(tiny), "output": str(folder), "max_steps": 5, "blend": 1.0}
-    return values | {"optimizer": ["adamw", "adagrad"], "learning_rate": [0.01], "precision": "float32"} | changed
+    values |= {"optimizer": ["adamw", "adagrad"], "learning_rate": [0.01], "precision": "float32", "window": "short"}
+    return values | changed
 
 
 def make_study(features, tiny, folder, **changed) -> study.Study:

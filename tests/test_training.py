@@ -39,12 +39,6 @@ def make_run(features, tiny, output, **options) -> runs.Run:
     return runs.Run(runs.Options(**settings), store.FeatureSet(features))
 
 
-def finish(run: runs.Run) -> runs.Run:
-    for step in (run.score_untuned, run.train, run.blend, run.score_tuned, run.save):
-        step()
-    return run
-
-
 def losses(folder) -> list:
     return [
         {k: v for k, v in entry.items() if "loss" in k or "wer" in k}
@@ -312,14 +306,13 @@ def test_an_unknown_optimiser_names_the_near_ones(features, tiny, tmp_path, name
 def test_other_windows_learn(features, tiny, tmp_path, window):
     run = make_run(features, tiny, tmp_path / "x", window=window, learning_rate=0.01, max_steps=4, blend=1.0)
     table = run.model.model.encoder.embed_positions.weight.clone()
-    finish(run)
-    dev = [
-        entry["eval_loss"] for entry in json.loads((run.folder / "history.json").read_text()) if "eval_loss" in entry
-    ]
+    run.train()
+    run.blend()
+    dev = [entry["eval_loss"] for entry in run.trainer.state.log_history if "eval_loss" in entry]
     assert dev[-1] < dev[0]
     assert (run.model.model.encoder.embed_positions.weight == table).all()  # sinusoids stay sinusoids
     assert (run.model.config.trained_windows == [3_000]) == (window == "full")
-    assert run.metrics["run"]["share"] == 1.0
+    assert run.choice.share == 1.0
 
 
 def test_default_rates_follow_size_and_optimiser():

@@ -3,9 +3,10 @@
 import copy
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -247,9 +248,21 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _save(self, output_dir=None, state_dict=None) -> None:
-        super()._save(output_dir, state_dict)
+        self.processing_class = None  # or the Trainer, too, would write it
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.processing_class = self.processor
         if self.args.should_save:
-            checkpoint.save_processor(self.processor, output_dir or self.args.output_dir)
+            for name, content in self._processor_files.items():
+                (Path(output_dir or self.args.output_dir) / name).write_bytes(content)
+
+    @cached_property
+    def _processor_files(self) -> dict[str, bytes]:
+        """By name; the same in every checkpoint, and slow to make."""
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint.save_processor(self.processor, folder)
+            return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
     def _save_checkpoint(self, model, trial) -> None:
         self._check_losses()
