@@ -22,6 +22,7 @@ from ..scores.hypotheses import Hypotheses
 
 SHARES = tuple(tenths / 10 for tenths in range(10, 0, -1))
 ERRORS = 1.0  # standard errors of a difference up to which a rate counts as no worse
+SHOWN = 1.96  # those from which it is shown to be worse: a share that is merely not safe may be followed by one that is
 CLIPS = 400  # of a split that choose: each share that is tried transcribes them
 
 
@@ -59,12 +60,10 @@ def choose(hear: Callable[[str, float], Hypotheses], untuned: dict[str, Hypothes
     is worse for some canary, the least harmful of them is taken, and `why` says so.
     """
     dev: dict[float, Hypotheses] = {}
-    for share in SHARES[::2]:
+    for share in SHARES:
         dev[share] = hear("dev", share)
-        if smallest_safe(dev, locales["dev"]) > share:
+        if not no_worse(above(dev[share], dev[_best(dev, locales["dev"])], locales["dev"]), SHOWN):
             break  # rates fall and rise but once: those below are worse still
-    below = [share for share in SHARES if share < smallest_safe(dev, locales["dev"])]
-    dev |= {share: hear("dev", share) for share in below[:1] if share not in dev}
     safe, rates = smallest_safe(dev, locales["dev"]), {"dev": _rates(dev, locales["dev"])}
     heard: dict[str, dict[float, Hypotheses]] = {name: {} for name in untuned}
     gaps: dict[float, dict[str, scoring.Score]] = {}
