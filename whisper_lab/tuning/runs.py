@@ -317,14 +317,15 @@ class Run:
         return f"{last} is a checkpoint that loads like any model" if last else "no checkpoint was written yet"
 
     def next_command(self) -> str:
-        """What to try next: the model, where it learnt no more than windows; else the same from the other of the two
+        """What to try next: the model; then, unless it learnt no more than windows, the same from the other of the two
         optimisers that the lab began with."""
+        talk = f"Next, talk to it: {shlex.join(['python', 'app.py', '--model', str(self.folder)])}"
         if self.recipe.adapt_windows:
-            return f"Next, talk to it: {shlex.join(['python', 'app.py', '--model', str(self.folder)])}"
+            return talk
         other = "adamw" if self.options.optimizer == "adagrad" else "adagrad"
         where = {"output": f"{self.folder}-{other}", "registry": None, "push_to_hub": None}
         changed = replace(self.options, optimizer=other, learning_rate=None, resume=False, **where)
-        return f"Next, another optimiser: {changed.command_line()}"
+        return f"{talk}\nNext, another optimiser: {changed.command_line()}"
 
 
 def beside(options: Options, features: FeatureSet, make: Callable[..., Run] = Run) -> Run:
