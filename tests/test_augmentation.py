@@ -53,7 +53,7 @@ def feature_set(folder, processor, made_of: dict, clips: dict[str, list[corpus.C
 @pytest.fixture(scope="module")
 def features(tmp_path_factory, processor) -> store.FeatureSet:
     """Of 8 clips of the sample."""
-    made_of = {"name": "sample", "version": "1.0", "language": "sv-SE"}
+    made_of = {"name": "sample", "version": "2.0", "language": "sv-SE"}
     return feature_set(tmp_path_factory.mktemp("augmentation") / "set", processor, made_of, {"train": CLIPS})
 
 
