@@ -309,7 +309,7 @@ def test_sound_that_is_not_there_is_said_with_the_way_out(features, release, tmp
     with pytest.raises(LabError, match=f"[0-9] of the 8 clips of train are not in it, such as {CLIPS[5].id}"):
         augmentation.sounds(features, str(release))
     monkeypatch.setitem(features.manifest["corpus"], "name", "Common Voice")
-    with pytest.raises(LabError, match="--perturb needs the sound of Common Voice 1.0; say where it is: --audio"):
+    with pytest.raises(LabError, match="--perturb needs the sound of Common Voice 2.0; say where it is: --audio"):
         augmentation.sounds(features)
 
 
