@@ -6,7 +6,7 @@ from pathlib import Path
 from whisper_lab import files
 from whisper_lab.sharing import model_card
 
-SAMPLE = {"name": "sample", "version": "1.0", "language": "sv-SE", "fingerprint": "e" * 64}
+SAMPLE = {"name": "sample", "version": "2.0", "language": "sv-SE", "fingerprint": "e" * 64}
 COMMON_VOICE = SAMPLE | {"name": "Common Voice", "version": "17.0-2024-03-15"}
 OWN = SAMPLE | {"name": "möten", "version": ""}
 RECIPE = {

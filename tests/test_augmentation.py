@@ -53,7 +53,7 @@ def feature_set(folder, processor, made_of: dict, clips: dict[str, list[corpus.C
 @pytest.fixture(scope="module")
 def features(tmp_path_factory, processor) -> store.FeatureSet:
     """Of 8 clips of the sample."""
-    made_of = {"name": "sample", "version": "1.0", "language": "sv-SE"}
+    made_of = {"name": "sample", "version": "2.0", "language": "sv-SE"}
     return feature_set(tmp_path_factory.mktemp("augmentation") / "set", processor, made_of, {"train": CLIPS})
 
 
@@ -309,7 +309,7 @@ def test_sound_that_is_not_there_is_said_with_the_way_out(features, release, tmp
     with pytest.raises(LabError, match=f"[0-9] of the 8 clips of train are not in it, such as {CLIPS[5].id}"):
         augmentation.sounds(features, str(release))
     monkeypatch.setitem(features.manifest["corpus"], "name", "Common Voice")
-    with pytest.raises(LabError, match="--perturb needs the sound of Common Voice 1.0; say where it is: --audio"):
+    with pytest.raises(LabError, match="--perturb needs the sound of Common Voice 2.0; say where it is: --audio"):
         augmentation.sounds(features)
 
 

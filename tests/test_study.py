@@ -124,7 +124,7 @@ def invent(folder, optimizer, rate, seed, dev, test, **changed) -> str:
     (folder / name).mkdir(parents=True)
     recipe = {"optimizer": optimizer, "learning_rate": rate, "seed": seed, "max_steps": 10 * len(dev)}
     recipe |= {"batch_size": 8, "accumulation": 1, "window": "mixed"} | changed
-    plan = {"model": "sample", "revision": None, "features": "abc", "corpus": {"name": "sample", "version": "1.0"}}
+    plan = {"model": "sample", "revision": None, "features": "abc", "corpus": {"name": "sample", "version": "2.0"}}
     files.write_json(folder / name / "plan.json", {"plan": plan | {"recipe": recipe}, "versions": {"torch": "2"}})
     history = []
     for i, wer in enumerate(dev, 1):

@@ -138,7 +138,8 @@ def _cut(speech, probabilities, begin: int, limit: int, edge: int) -> tuple[int,
     ] or [(after[0] - before[1], before[1], after[0]) for before, after in zip(inside[-1:], speech[len(inside) :])]
     if pauses:
         length, stop, resume = max(pauses)
-        return min(stop + edge, resume - min(edge, length // 2)), max(stop + length // 2, resume - edge)
+        after = max(stop + length // 2, resume - edge)  # of an odd pause too no frame is in two windows
+        return min(stop + edge, after), after
     tail = probabilities[begin + limit // 2 : begin + limit]
     cut = begin + limit // 2 + int(np.argmin(np.convolve(tail, np.ones(5) / 5, "same")[2:-2])) + 2
     return cut, cut
