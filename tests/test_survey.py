@@ -75,5 +75,5 @@ def test_a_run_ends_with_the_survey_of_what_was_kept(tmp_path):
     features = store.FeatureSet(tmp_path / "set")
     clips = pyarrow.concat_tables(features.clips(split) for split in features.splits)
     assert survey.table(clips, features.manifest["splits"]) in done.stdout
-    assert "sample 1.0, sv-SE" in done.stdout and len(done.stdout.strip().splitlines()) <= 20
+    assert "sample 2.0, sv-SE" in done.stdout and len(done.stdout.strip().splitlines()) <= 20
     assert (tmp_path / "set" / "survey.png").read_bytes().startswith(b"\x89PNG")
