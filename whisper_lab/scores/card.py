@@ -110,19 +110,19 @@ def summary(folder: Path, metrics: dict, predictions: list[dict], language: str 
     )
     run = metrics["run"]
     measures = {name: headline(one["language"]) for name, one in run.get("canaries", {}).items()}
-    gains = {"test": Score(**metrics["tuned_minus_untuned"]["test"])} | of_canaries(metrics)
-    verdicts = "".join(
+    gains, said = {"test": Score(**metrics["tuned_minus_untuned"]["test"])} | of_canaries(metrics), ""
+    if "unlabelled" in metrics:
+        said = "There are no sentences: the rates are what differs from the untuned model's own text at 30 s.\n"
+        del gains["test"]
+    verdicts = said + "".join(
         f"Tuned minus untuned on {split}, normalised {short(measures.get(split, headline_of(metrics)))}, paired: "
         f"{signed(gain)}: {'better' if gain.high < 0 else 'worse' if gain.low > 0 else 'no difference shown'}.\n"
         for split, gain in gains.items()
     )
     why = f"{because(language)}\n" * bool(because(language))
     how = f"Trained and scored in {run['precision']} on {run['device']}.\n" if "precision" in run else ""
-    if "unlabelled" in metrics:
-        said = "There are no sentences: the rates are what differs from the untuned model's own text at 30 s.\n"
-        verdicts = said + "".join(verdicts.splitlines(keepends=True)[1:])
     choice = metrics.get("checkpoint")
-    doubt = f"{said} {choices.way_out(choice)}\n" if (said := choices.on_checkpoints(choice)) else ""
+    doubt = f"{few} {choices.way_out(choice)}\n" if (few := choices.on_checkpoints(choice)) else ""
     return (
         f"\n{plain(table(metrics))}\n\n"
         f"{verdicts}{doubt}{why}{how}\n{sentences}\n"

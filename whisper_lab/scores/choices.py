@@ -60,8 +60,13 @@ def on_checkpoints(choice: dict | None) -> str:
 
 def figures(choice: dict) -> str:
     """Such as "−0.7 points (95 % interval −3.1 to +1.9)"."""
-    value, low, high = (f"{choice[key] + 0.0:+.1f}".replace("-", "−") for key in ("difference", "low", "high"))
+    value, low, high = (signed(choice[key]) for key in ("difference", "low", "high"))
     return f"{value} points (95 % interval {low} to {high})"
+
+
+def signed(points: float) -> str:
+    """Such as "−0.7", and "+0.0" for what rounds to it."""
+    return f"{round(points, 1) + 0.0:+.1f}".replace("-", "−")
 
 
 def way_out(choice: dict) -> str:

@@ -139,8 +139,7 @@ def scores(references: list[str], hypotheses: list[str], language: str = "") -> 
 
 def rate(references: list[str], hypotheses: list[str], language: str = "") -> float:
     """The `headline` rate alone, in percent, at a hundredth of the cost of its interval."""
-    unit = "character" if unspaced(language) else "word"
-    wrong, total = counts(*_normalised(references, hypotheses, language), unit).sum(axis=0)
+    wrong, total = table(references, hypotheses, language).sum(axis=0)
     return round(100 * float(wrong / total), 3)
 
 

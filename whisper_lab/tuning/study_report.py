@@ -123,7 +123,7 @@ def set_aside(study: dict) -> list[str]:
 def verdict(pair: dict, pairs: int) -> str:
     """Such as "AdamW and Adagrad: no difference shown (AdamW minus Adagrad +0.5 points, 95 % interval −2.5 to +3.6)."""
     first, second = called(pair["first"]), called(pair["second"])
-    difference, low, high = (_signed(pair[key]) for key in ("difference", "low", "high"))
+    difference, low, high = (choices.signed(pair[key]) for key in ("difference", "low", "high"))
     numbers = f"({first} minus {second} {difference} points, 95 % interval {low} to {high}"
     numbers += f", p {pair['p_holm']:.3f})" if pairs > 1 else ")"
     if not pair["shown"]:
@@ -220,7 +220,10 @@ def average(study: dict) -> tuple[list[str], list[list[str]]]:
         [name, *(str(Score(**each[split][measure])) for split, measure in measures.items())]
         for name, each in scored.items()
     ]
-    minus = [f"{_signed(d['value'])} ({_signed(d['low'])} to {_signed(d['high'])})" for d in one["minus_runs"].values()]
+    minus = [
+        f"{choices.signed(d['value'])} ({choices.signed(d['low'])} to {choices.signed(d['high'])})"
+        for d in one["minus_runs"].values()
+    ]
     head = ["", *(f"{split} {scoring.short(measure)}" for split, measure in measures.items())]
     return head, [*rows, ["average minus the runs' mean, in points", *minus]]
 
@@ -277,10 +280,6 @@ def _listed(words: list[str]) -> str:
 
 def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def _signed(points: float) -> str:
-    return f"{round(points, 1) + 0.0:+.1f}".replace("-", "−")
 
 
 def _number(value: float | None) -> str:
