@@ -177,6 +177,8 @@ def test_a_folder_of_sound_is_cut_at_pauses(recordings):
     assert read.left_out == {"": [("silence.wav", "no speech", "")]}
     files = {split: {clip.path for clip in clips} for split, clips in read.splits.items()}
     assert not files["train"] & (files["dev"] | files["test"]), "of so many files, none is in two splits"
+    with pytest.raises(LabError, match="is not a folder or file that is here"):
+        sound.read(recordings / "nowhere", "sv-SE")
     for folder, said in ((recordings / "none", "holds no sound"), (recordings / "silence.wav", "holds no speech")):
         folder.mkdir() if said == "holds no sound" else None
         with pytest.raises(LabError, match=said):

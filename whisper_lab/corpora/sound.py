@@ -20,8 +20,10 @@ def read(path: Path, language: str, splits: list[str] | None = None, limit: int 
     """The speech in the file or the folder `path` and all folders in it, cut at pauses; train, dev and test are drawn
     from it, by file where there are enough of them. At most `limit` clips a split.
 
-    Raises LabError where there is no file of sound, or no speech in any.
+    Raises LabError where `path` is not there, where there is no file of sound, or no speech in any.
     """
+    if not path.exists():
+        raise LabError(f"{path} is not a folder or file that is here; --unlabelled takes a file or a folder of sound")
     found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in SOUND)
     if not found:
         raise LabError(f"{path} holds no sound; --unlabelled takes a file, or a folder of {' '.join(sorted(SOUND))}")
