@@ -40,11 +40,6 @@ KLATT = "klatt klatt2 klatt3 klatt4".split()
 KOKORO_RATE = 24_000  # Hz
 MIXTURE = {"jf_alpha": 0.6, "jf_gongitsune": 0.3, "jf_nezumi": 0.8, "jf_tebukuro": 0.4, "jm_kumo": 2.5}  # Dirichlet
 PHONEMES = (  # regular expressions, in this order
-    (r"\bˈ?jɑːɡ\b", "jɑː"),  # jag, det, och, är and vad as people say them
-    (r"\bdeːt\b", "deː"),
-    (r"\bˈ?ɔk\b", "ɔ"),
-    (r"\bɛːr\b", "ɛː"),
-    (r"\bvɑːd\b", "vɑː"),
     ("mˈiːnʉtər", "mɪnˈʉːtər"),  # where espeak-ng stresses the wrong syllable
     ("mˈɪljuːn", "mɪljˈuːn"),
     ("fˈœrloːt", "fœrlˈoːt"),
@@ -54,6 +49,10 @@ PHONEMES = (  # regular expressions, in this order
     ("ˈʉː?", "ˈɨː"),
     ("ʉ", "ɨ"),
     ("r", "ɾ"),
+    ("ɾd", "ɖ"),  # one sound, the tongue bent back
+    ("ɾt", "ʈ"),
+    ("ɾn", "ɳ"),
+    (r"(ˈ[^aeiouyɑɛøœɔʊəɪɨɜ ː]*[aeiouyɛøœɔʊəɪɨɜ])([bdfɡjklmnprɾstvŋ])(?=[aeiouyɑɛøœɔʊəɪɨɜ ,]|$)", r"\1\2ː"),  # tak, but takk
 )
 
 OUT_OF_DOMAIN = (
@@ -109,7 +108,7 @@ def speak(sentence: str, voice: random.Random) -> np.ndarray:
     model, numbers, styles = kokoro()
     shares = np.array([voice.gammavariate(weight, 1) for weight in MIXTURE.values()])
     higher = 2 ** (voice.uniform(-3, 3) / 12)
-    speed = voice.uniform(0.8, 1.05) / higher
+    speed = voice.uniform(0.8, 0.95) / higher
     tokens = [numbers[one] for one in phonemes(sentence) if one in numbers]
     style = shares @ styles[:, len(tokens) - 1] / shares.sum()  # Kokoro has a style for every length
     said = {"tokens": [[0, *tokens, 0]], "style": style[None].astype(np.float32), "speed": np.float32([speed])}
@@ -166,7 +165,7 @@ def record(sentence: str, name: str, seed: int) -> np.ndarray:
     speech = np.pad(speech, [int(rng.uniform(0.1, 0.4) * RATE) for _ in range(2)])
     noise = coloured_noise(speech.size, voice.uniform(0.5, 2), rng)
     loudness = np.sqrt(np.mean(speech**2))
-    snr_db = rng.uniform(12, 20) if klatt else voice.uniform(12, 28) + rng.uniform(-2, 2)
+    snr_db = rng.uniform(12, 20) if klatt else voice.uniform(16, 30) + rng.uniform(-2, 2)
     mixed = speech + noise * loudness * 10 ** (-snr_db / 20)
     if klatt:
         return 0.7 * mixed / np.abs(mixed).max()

@@ -146,24 +146,24 @@ def test_the_saved_model_is_the_one_that_was_scored(whole, features):
     assert metrics["tuned"]["test"] == scoring.as_json(heard.scores())
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_run_resumes_to_the_same_losses(whole, features, tiny, tmp_path, kind):
-    folder = tmp_path / "stopped"
-    typed = [sys.executable, ROOT / "training-pipeline.py", *arguments(features, tiny, folder)]
-    run = subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    while run.poll() is None and not resuming.last_checkpoint(folder):
-        time.sleep(0.005)
-    run.send_signal(kind)
-    printed, _ = run.communicate(timeout=120)
-    assert not (folder / "metrics.json").exists()
-    last = resuming.last_checkpoint(folder)
-    if kind == signal.SIGINT:
-        again = shlex.split(printed.rpartition("To go on: ")[2])
-        assert run.returncode == 130 and again[:2] == ["python", "training-pipeline.py"] and "--resume" not in again
-        checkpoint.load_model(str(last))
-    else:
-        again = [*typed, "--resume"]  # is still taken
-    done = script("training-pipeline.py", *again[2:], cwd=tmp_path)  # in a process as fresh as that of `whole`
+def test_a_run_that_is_stopped_and_then_killed_ends_with_the_same_losses(whole, features, tiny, tmp_path):
+    folder, last = tmp_path / "stopped", None
+    typed = ["training-pipeline.py", *map(str, arguments(features, tiny, folder))]
+    again = typed
+    for kind in (signal.SIGINT, signal.SIGKILL):
+        command = [sys.executable, ROOT / again[0], *again[1:]]
+        run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        while run.poll() is None and resuming.last_checkpoint(folder) == last:
+            time.sleep(0.005)
+        run.send_signal(kind)
+        printed, _ = run.communicate(timeout=120)
+        assert not (folder / "metrics.json").exists()
+        last = resuming.last_checkpoint(folder)
+        if kind == signal.SIGINT:
+            python, *again = shlex.split(printed.rpartition("To go on: ")[2])
+            assert run.returncode == 130 and python == "python" and again[0] == typed[0] and "--resume" not in again
+            checkpoint.load_model(str(last))
+    done = script(*typed, "--resume", cwd=tmp_path)  # which is still taken; in a process as fresh as that of `whole`
     assert f"Going on from {last.name} of 12 steps, in {folder}.\n" in done.stdout
     assert losses(folder) == losses(whole[0])
     assert (folder / "model.safetensors").read_bytes() == (whole[0] / "model.safetensors").read_bytes()

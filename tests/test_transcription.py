@@ -35,6 +35,11 @@ def base_in_transformers() -> Transcriber:
     return Transcriber("sample", "transformers", precision="float32")
 
 
+@pytest.fixture(scope="module")
+def exact_texts(base_in_transformers, sounds) -> list[str]:
+    return [base_in_transformers.text(sound) for sound in sounds]
+
+
 @pytest.fixture
 def short(tiny, tmp_path, monkeypatch) -> Transcriber:
     """A model that says it learnt windows of 3 and 6 s."""
@@ -46,16 +51,15 @@ def short(tiny, tmp_path, monkeypatch) -> Transcriber:
     return Transcriber(str(folder))
 
 
-def test_both_engines_write_the_same(base_in_transformers, sounds):
+def test_both_engines_write_the_same(exact_texts, sounds):
     """The same weights in float32; what int8 costs is measured by benchmarks/transcription.py."""
     exact = Transcriber("sample")
     exact.backend = backends.CTranslate2(exact.folder, "cpu", 2, precision="float32")
-    texts = [(exact.text(sound), base_in_transformers.text(sound)) for sound in sounds]
-    ours, theirs = zip(*texts)
-    assert all(ours) and scoring.scores(list(theirs), list(ours))["wer_normalised"].value <= 1
+    ours = [exact.text(sound) for sound in sounds]
+    assert all(ours) and scoring.scores(exact_texts, ours)["wer_normalised"].value <= 1
 
 
-def test_the_terminal_reads_what_the_scores_read(base_in_transformers, clips, sounds):
+def test_the_terminal_reads_what_the_scores_read(base_in_transformers, exact_texts, clips, sounds):
     """hypotheses.transcribe, of training-pipeline.py, over the same clips."""
     from whisper_lab.whisper.batches import Collator
 
@@ -86,7 +90,7 @@ def test_the_terminal_reads_what_the_scores_read(base_in_transformers, clips, so
         3,
         "scores",
     )
-    assert heard.texts == [t.text(sound) for sound in sounds]
+    assert heard.texts == exact_texts
 
 
 def widths(transcriber, sound) -> list[int]:
