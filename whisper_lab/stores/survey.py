@@ -67,7 +67,8 @@ def table(clips: pyarrow.Table, splits: dict[str, dict]) -> str:
             lines.append((f"{'' if i else column:8} {_cut(name, 22)}", [f"{share:.0f} %" for share in row]))
     if unsaid:
         lines.append((f"{', '.join(unsaid)} {UNSAID}", []))
-    return "\n".join(f"  {label:32}{''.join(f'{cell:>10}' for cell in cells)}".rstrip() for label, cells in lines)
+    widths = [max(10, len(name) + 2) for name in parts]
+    return "\n".join(f"  {label:32}{''.join(map(str.rjust, cells, widths))}".rstrip() for label, cells in lines)
 
 
 def picture(clips: pyarrow.Table, title: str, path: Path) -> None:
