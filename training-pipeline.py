@@ -110,13 +110,16 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--precision", choices=precision.NAMES, default="auto", help=f"{precision.HELP}. Weights stay float32")
     add("--blend", type=command.share_or_auto, default="auto", metavar="SHARE",
         help="share of tuned weights in the final average with the untuned ones, against forgetting: 0 to 1, or auto "
-        "(default): the smallest of 10, 20 … 100 %% that is at most one standard error worse than the best on dev, and "
-        "than the untuned model on any canary")
+        "(default): the smallest of 10, 20 … 100 %% that is not shown to be worse than the best on dev, and is at most "
+        "one standard error worse than the untuned model on any canary")
     add("--canary", action="extend", nargs="+", type=command.path, default=[], metavar="SOURCE",
         help="speech that must not get worse, scored before and after; --blend auto lowers the share for it. A feature "
         "set (a folder or URL), or what feature-pipeline.py --corpus takes; SOURCE:SPLIT where it is not test, "
         "LOCALE=SOURCE where a corpus is not in the language of --features: en=hub:google/fleurs:en_us. Of more than "
         "400 clips, every n-th. The features' own split out_of_domain is always one")
+    add("--replay", type=command.path, metavar="FOLDER|URL",
+        help="other features, in any language of the model, whose train is learnt along, against forgetting: of every "
+        "three clips at most one")
     add("--report-to", nargs="+", default=("tensorboard",), help="tensorboard (default), wandb, trackio, none")
     # fmt: on
     return parser.parse_args(argv)

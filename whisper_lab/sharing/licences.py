@@ -65,8 +65,10 @@ def why_private(plan: dict) -> str | None:
 
     Of the model that it started from, a Hub id counts as public: whether it is, the Hub has to be asked.
     """
-    corpus, start = plan["corpus"], plan["model"]
-    if not may_be_public(corpus):
+    start = plan["model"]
+    for corpus in (plan["corpus"], plan.get("replay", plan["corpus"])):
+        if may_be_public(corpus):
+            continue
         licence = of_corpus(corpus)
         name = f"{corpus['name']} {corpus['version']}".strip()
         return f"{name} has the licence {licence}" if licence else f"the licence of {name} is not known"

@@ -229,7 +229,9 @@ def _tuned(plan: dict) -> str:
             f"taught to listen on windows as short as the speech, by the sound of {on}. No sentence was used: untuned, "
             "at 30 s, it was its own teacher"
         )
-    return f"fine-tuned on {on}"
+    other = plan.get("replay")
+    among = f", with {other['clips']:,} clips of {_name(other)} ({other['language']}) among it" if other else ""
+    return f"fine-tuned on {on}{among}"
 
 
 def _said(corpus: dict, predictions: list[dict], unlabelled: bool = False) -> str:

@@ -50,6 +50,7 @@ class Options:
     precision: str = "auto"
     blend: str | float = "auto"
     canary: tuple[str, ...] = ()
+    replay: str | None = None
     average: bool = False
     report_to: tuple[str, ...] = ("tensorboard",)
     seed: int = 1
@@ -182,6 +183,14 @@ def resolve(options: Options, model, clips: int, processes: int) -> Recipe:
     }
     given = {field.name: getattr(options, field.name) for field in fields(Recipe) if field.name not in decided}
     return Recipe(**given, **decided)
+
+
+def replayed(options: Options) -> str | None:
+    """--replay. Raises LabError where `options` ask for what does not go with it."""
+    for name in ("stream", "perturb", "adapt_windows") if options.replay else ():
+        if getattr(options, name):
+            raise LabError(f"--replay takes both feature sets as they are, whole; leave out --{name.replace('_', '-')}")
+    return options.replay
 
 
 def check_adapting(options: Options, unlabelled: bool) -> None:

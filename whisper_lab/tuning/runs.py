@@ -30,6 +30,7 @@ from . import (
     outcome,
     processes,
     recipes,
+    replay,
     resuming,
     teacher,
     training,
@@ -48,8 +49,8 @@ class Run:
         """Load the model and claim the output folder.
 
         Raises LabError for an unknown optimiser or registry, for features of another front-end or vocabulary than the
-        model's, for a canary that cannot be one, for sound that is not where --audio says, for an output folder that
-        holds another run, for a precision that the GPU has not, and for --resume with nothing to resume.
+        model's, for a canary or a replay that cannot be one, for sound that is not where --audio says, for an output
+        folder that holds another run, for a precision that the GPU has not, and for --resume with nothing to resume.
         """
         optimizers.full_name(options.optimizer)
         monitoring.check_trackers(options.report_to)
@@ -74,6 +75,11 @@ class Run:
             lambda: canaries.find(options.canary, features, self.processor, options.model)
         )
         self.splits |= {name: canary.split for name, canary in self.canaries.items()}
+        self.replay = recipes.replayed(options) and processes.in_turn(
+            lambda: replay.find(options.replay, features, self.canaries, self.processor, options.model)
+        )
+        if self.replay:
+            self.splits["train"] = replay.Joined(self.splits["train"], self.replay.split)
         self.locales = dict.fromkeys(SCORED, self.locale) | {name: c.locale for name, c in self.canaries.items()}
         self.model = checkpoint.load_model(options.model)
         begun = processes.of_the_first(lambda: folders.as_begun(self.folder, options))
@@ -86,6 +92,7 @@ class Run:
             "language": self.language,
             "recipe": asdict(self.recipe),
             "canaries": canaries.marks(self.canaries),
+            **({"replay": self.replay.mark} if self.replay else {}),
             **({"average_of": [folder.name for folder in self.averaged]} if self.averaged else {}),
         }
         optimizers.check(options.optimizer, training.arguments(self.recipe, self.folder), self.model)
@@ -183,6 +190,8 @@ class Run:
         if not place.is_file():
             for name, canary in self.canaries.items() if processes.first() else ():
                 print(f"Canary {name}: {canary.note}.", flush=True)
+            if self.replay and processes.first():
+                print(f"Replayed: {self.replay.note}.", flush=True)
             heard = {split: self._transcribe(split, [FRAMES], "Untuned") for split in self.locales}
             processes.together()  # before the first writes, all have seen that it was not there
             if processes.first():

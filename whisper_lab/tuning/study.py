@@ -21,6 +21,7 @@ from . import (
     outcome,
     processes,
     recipes,
+    replay,
     runs,
     study_report,
     study_results,
@@ -71,12 +72,15 @@ class Study:
 
     def _resolve(self) -> tuple[dict[str, Options], dict]:
         """Each run's options by its name, and the study's plan."""
-        name = self.options[0].model
+        first, name = self.options[0], self.options[0].model
         _, revision = processes.in_turn(lambda: checkpoint.folder(name))
         processor = checkpoint.load_processor(name)  # what is not whole is refused now, before the folder is claimed
-        heard = processes.in_turn(lambda: canaries.find(self.options[0].canary, self.features, processor, name))
+        heard = processes.in_turn(lambda: canaries.find(first.canary, self.features, processor, name))
+        other = recipes.replayed(first) and processes.in_turn(
+            lambda: replay.find(first.replay, self.features, heard, processor, first.model)
+        )
         sizes = checkpoint.load_model(name)  # recipes depend on them
-        clips = self.features.manifest["splits"]["train"]["rows"]
+        clips = self.features.manifest["splits"]["train"]["rows"] + (len(other.split) if other else 0)
         found, rates = {}, {one.optimizer: [] for one in self.options}
         for one in self.options:  # of all runs the same, wherever they are gone on with
             one = processes.of_the_first(lambda one=one: folders.as_begun(self.folder, one))
@@ -87,13 +91,14 @@ class Study:
             found[name] = replace(one, learning_rate=rate, **own)
             rates[one.optimizer] += [rate] if rate not in rates[one.optimizer] else []
         return found, {
-            "model": checkpoint.plain(self.options[0].model),
+            "model": checkpoint.plain(first.model),
             "revision": revision,
             "features": self.features.fingerprint,
             "learning_rates": rates,
             "seeds": list(dict.fromkeys(one.seed for one in self.options)),
             "recipe": {key: value for key, value in asdict(recipe).items() if key not in VARIED},
             "canaries": canaries.marks(heard),
+            **({"replay": other.mark} if other else {}),
         }
 
     @property
