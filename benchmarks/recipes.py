@@ -1,6 +1,7 @@
 """What makes a model better, in its domain and out of it? Each recipe against the classic one, 30 s windows.
 
     python benchmarks/recipes.py [--features features/sample] [--others SOURCE[:SPLIT] …] [--seeds 1 2 3] [--only …]
+                                 [--replay FOLDER]
 
 Every recipe trains from the same weights with the same seeds, on as many clips, at the rate and schedule that this lab
 takes by default, and is blended by dev. Of test, and of the speech of --others, which chooses nothing (written as
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--others", nargs="+", default=[], metavar="SOURCE[:SPLIT]")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="N")
     parser.add_argument("--only", nargs="+", choices=[*CHANGES][1:], default=[*CHANGES][1:], help="default: all")
+    parser.add_argument("--replay", metavar="FOLDER", help="features; compare a recipe that replays them, too")
     parser.add_argument("--max-steps", type=int, metavar="N", help="to try the script")
     parser.add_argument("--output", type=Path, default=Path("models/recipes"), metavar="FOLDER")
     args = parser.parse_args()
@@ -73,12 +75,13 @@ def main() -> None:
 
     features = store.FeatureSet(args.features)
     others = canaries.find(args.others, features, checkpoint.load_processor(args.model), args.model)
-    names, heard, seconds = ["classic", *args.only], {}, {}
+    changes = CHANGES | ({"replay": {"replay": args.replay}} if args.replay else {})
+    names, heard, seconds = ["classic", *args.only, *changes.keys() - CHANGES.keys()], {}, {}
     for seed in args.seeds:
         for name in names:
             folder = args.output / f"{name.replace(' ', '-')}-seed{seed}"
             print(f"{name}, seed {seed}", flush=True)
-            options = recipes.Options(args.features, model=args.model, output=str(folder), seed=seed, **CHANGES[name])
+            options = recipes.Options(args.features, model=args.model, output=str(folder), seed=seed, **changes[name])
             if args.max_steps:
                 options = replace(options, max_steps=args.max_steps)
             heard[name, seed] = train(options, features, others)
