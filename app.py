@@ -6,6 +6,7 @@
     python app.py --collect mine                         one's own voice becomes a corpus to train on, with consent
     python app.py clip.wav film.mp4                      no page: their transcripts, on screen
     python app.py talk.mp3 --format srt --output-dir .   captions, in a file
+    python app.py interviews/ --output-dir texts         all that holds sound in a folder
 
 Text appears while one speaks. Any sound or film that FFmpeg reads can be uploaded, hours of it. Models are converted
 for CTranslate2 once and kept in the cache; --engine transformers runs them as they were trained.
@@ -20,8 +21,9 @@ from whisper_lab.serving import terminal
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "files", nargs="*", metavar="FILE", help="sound or film to transcribe in the terminal; none: the page"
+        "files", nargs="*", metavar="FILE", help="sound or film, or folders of it, for the terminal; none: the page"
     )
+    parser.add_argument("--recursive", action="store_true", help="take also what is in the folders of a folder")
     terminal.add_flags(parser)
     parser.add_argument(
         "--collect",
@@ -34,10 +36,10 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main() -> int | None:
     options = parse_args()
     if options.files:
-        from pathlib import Path
-
+        names = terminal.found(options.files, options.recursive)
+        terminal.targets(options, names.values())
         reader = terminal.transcriber(options)
-        return terminal.each(options.files, lambda name: terminal.transcribe(reader, options, name, Path(name).stem))
+        return terminal.each(names, lambda name: terminal.transcribe(reader, options, name, names[name]))
     from whisper_lab.serving import microphone, pages
 
     page, readable = microphone.page(options)

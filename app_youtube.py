@@ -33,6 +33,7 @@ def transcribe(reader, options, link: str) -> None:
     """Fetch, read and write the film that `link` leads to."""
     start, end = youtube.part(options.start), youtube.part(options.end)
     film = youtube.look(link, options.max_minutes, options.downloader, start, end)
+    terminal.targets(options, [film.id])
     facts = {"source": film.link, "title": film.title, "channel": film.channel}
     with terminal.bar(film.title) as share, youtube.fetched(film, share, downloader=options.downloader) as path:
         terminal.transcribe(reader, options, path, film.id, start or 0, end, facts)

@@ -1,12 +1,17 @@
+import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import inside, script
+from conftest import ROOT, inside, script
 
+from whisper_lab import LabError
 from whisper_lab.corpora import corpus
+from whisper_lab.serving import terminal
 
 CLIPS = [clip.path for clip in corpus.read("sample", "sv-SE", ["test"], limit=2).splits["test"]]
 
@@ -23,7 +28,7 @@ def test_files_are_written_beside_mistakes(tmp_path):
         cwd=tmp_path,
         check=False,
     )
-    assert done.returncode == 2 and "Traceback" not in done.stderr and not done.stdout
+    assert done.returncode == 1 and "Traceback" not in done.stderr and not done.stdout
     assert "missing.wav: missing file" in done.stderr and "words.mp3: not audio" in done.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "one.json",
@@ -40,6 +45,58 @@ def test_files_are_written_beside_mistakes(tmp_path):
     assert all(word["end"] >= word["start"] for segment in found["segments"] for word in segment["words"])
 
 
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """As from three telephones: equal names, another folder below, and what is no sound."""
+    for name in ("a/talk.mp3", "b/talk.mp3", "b/talk.m4a.mp3", "b/deep/talk.mp3", "b/--odd.mp3"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CLIPS[0], tmp_path / name)
+    (tmp_path / "b" / "notes.txt").write_text("to do")
+    (tmp_path / "b" / ".hidden.mp3").write_bytes(b"")
+    return tmp_path
+
+
+def test_a_folder_is_taken_and_no_transcript_has_the_name_of_another(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    assert set(terminal.found(["b"], recursive=False).values()) == {"talk", "talk.m4a", "--odd"}
+    assert "b: left out, for they hold no sound: notes.txt" in capsys.readouterr().err.replace(".hidden.mp3, ", "")
+    assert set(terminal.found(["b"], recursive=True).values()) == {"talk", "talk.m4a", "--odd", "deep/talk"}
+    shutil.copy("a/talk.mp3", "b/talk.wav")
+    same = terminal.found(["a/talk.mp3", "b/talk.mp3", "b/talk.wav"], recursive=False)
+    assert same == {"a/talk.mp3": "a/talk.mp3", "b/talk.mp3": "b/talk.mp3", "b/talk.wav": "talk.wav"}
+    (folder / "empty").mkdir()
+    with pytest.raises(LabError, match="nothing to transcribe"):
+        terminal.found(["empty"], recursive=False)
+
+
+def test_what_is_there_is_not_written_over_and_that_is_said_before_the_work(folder, tiny):
+    out = folder / "out"
+    out.mkdir()
+    (out / "talk.txt").write_text("by hand")
+    typed = ("app.py", "a", "--model", str(tiny), "--output-dir")
+    done = inside(*typed, "out", cwd=folder, check=False)
+    assert done.returncode == 2 and "out/talk.txt is there already; --overwrite" in done.stderr
+    assert (out / "talk.txt").read_text() == "by hand"
+    assert inside(*typed, "out", "--overwrite", cwd=folder).stderr.endswith("out/talk.txt\n")
+    assert (out / "talk.txt").read_text() != "by hand"
+    done = inside(*typed, "b/notes.txt", cwd=folder, check=False)
+    assert done.returncode == 2 and "--output-dir b/notes.txt cannot be written" in done.stderr
+
+
+def test_a_terminal_of_another_coding_gets_what_it_can_show(monkeypatch, capsys):
+    terminal_of_old = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", terminal_of_old)
+    terminal.printed("Smörgås и чай")
+    assert terminal_of_old.buffer.getvalue().decode("cp1252") == "Smörgås ? ???"
+    assert "cp1252 has no place for what is written as ?" in capsys.readouterr().err
+
+
+def test_who_reads_the_first_line_only_has_enough(tmp_path, tiny):
+    typed = f"{sys.executable} {ROOT}/app.py {CLIPS[0]} {CLIPS[1]} --model {tiny} --format json"
+    done = subprocess.run(f"{typed} | head -1", shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "{\n" and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
 @pytest.mark.parametrize("form,first", (("txt", ""), ("srt", "1\n00:00:0"), ("vtt", "WEBVTT\n")))
 def test_one_file_is_printed_and_nothing_else(tmp_path, form, first, tiny):
     done = inside("app.py", CLIPS[0], "--model", str(tiny), "--format", form, cwd=tmp_path)
@@ -54,6 +111,9 @@ def test_one_file_is_printed_and_nothing_else(tmp_path, form, first, tiny):
         (["--max-minutes", "0"], "above 0"),
         (["--format", "doc"], "txt"),
         (["x.wav", "--model", "nowhere/at-all"], "sample"),
+        (["--port", "99999"], "a port is 1 to 65535"),
+        (["--host", "nosuch.invalid"], "no such host: nosuch.invalid"),
+        (["--host", "203.0.113.7"], "203.0.113.7 is no address of this computer"),
     ),
 )
 def test_mistakes_are_one_line(tmp_path, name, arguments, said):
@@ -67,4 +127,4 @@ def test_a_link_that_is_none_is_said(tmp_path, tiny):
     done = inside(
         "app_youtube.py", "https://example.org/watch?v=dQw4w9WgXcQ", "--model", str(tiny), cwd=tmp_path, check=False
     )
-    assert done.returncode == 2 and "no link to a film on YouTube" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "no link to a film on YouTube" in done.stderr and "Traceback" not in done.stderr

@@ -22,6 +22,9 @@ def run(main) -> None:
             raise
         way_out = "set it up with `make demo` or `pip install -r requirements.txt`, then `source .venv/bin/activate`"
         sys.exit(_say(f"the package {error.name} is not installed in {sys.executable}; {way_out}", 2))
+    except BrokenPipeError:  # as in `… | head -1`: who reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
+        sys.exit(141)  # 128 + SIGPIPE, as shells have it
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -5,6 +5,7 @@ import functools
 import html
 import json
 import os
+import socket
 import threading
 import time
 import traceback
@@ -230,11 +231,12 @@ def serve(page: gr.Blocks, options, readable: Sequence[Path] = (), block: bool =
     page.queue(default_concurrency_limit=options.queue)
     user, _, password = (options.auth or "").partition(":")
     host = options.host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+    check_host(host)
     try:
         _, address, _ = page.launch(
             prevent_thread_lock=not block,
             quiet=not block,
-            server_name=host,
+            server_name=f"[{host}]" if ":" in host else host,  # as in an address
             server_port=options.port,
             share=options.share,
             auth=(user, password) if options.auth else None,
@@ -255,3 +257,18 @@ def serve(page: gr.Blocks, options, readable: Sequence[Path] = (), block: bool =
             f"port {options.port} of {host} is taken; choose another with --port, or leave it out"
         ) from error
     return address
+
+
+def check_host(host: str) -> None:
+    """Raise LabError where this computer cannot listen at `host`, a name or an address."""
+    try:
+        kind, _, _, _, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise LabError(
+            f"no such host: {host} (--host takes an address of this computer: 127.0.0.1, 0.0.0.0, ::1)"
+        ) from error
+    try:
+        with socket.socket(kind) as tried:
+            tried.bind(place)
+    except OSError as error:
+        raise LabError(f"{host} is no address of this computer; --host 0.0.0.0 listens at all that it has") from error

@@ -3,7 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="txt (default), srt, vtt, or json with the time of every word",
     )
     add("--output-dir", type=Path, metavar="FOLDER", help="write a file for each instead of printing")
+    add("--overwrite", action="store_true", help="also over files that are in --output-dir already")
     add = parser.add_argument_group("the page").add_argument
     add(
         "--compare",
@@ -64,7 +66,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--host",
         help="address to listen on (default 127.0.0.1: this computer only; 0.0.0.0: everyone who can reach it)",
     )
-    add("--port", type=int, help="default: the first free one from 7860")
+    add("--port", type=port, help="default: the first free one from 7860")
     add("--share", action="store_true", help="a public https address through Gradio's servers, for 72 hours")
     add("--auth", metavar="USER:PASSWORD", help="ask for it before the page is shown")
     add("--max-minutes", type=float, default=120, metavar="N", help="longest recording taken (default 120)")
@@ -75,6 +77,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many are served at once; the others see their place in line (default 8)",
     )
+
+
+def port(text: str) -> int:
+    """A command line's number of a port."""
+    if not 0 < int(text) < 65_536:
+        raise argparse.ArgumentTypeError(f"a port is 1 to 65535, not {text}")
+    return int(text)
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
@@ -148,6 +157,81 @@ def bar(title: str):
         yield move
 
 
+def found(inputs: list[str], recursive: bool) -> dict[str, str]:
+    """Of each file in `inputs`, and of each that holds sound in the folders there, the name of its transcript, unlike
+    all others: its own, with what tells it from another of that name, or as it lies below the folder.
+
+    What holds no sound in a folder is said and left out. Raises LabError where nothing is left.
+    """
+    names: dict[str, str] = {}
+    for given in inputs:
+        if not os.path.isdir(given):
+            names[given] = Path(given).stem
+            continue
+        inside = sorted(path for path in Path(given).glob("**/*" if recursive else "*") if path.is_file())
+        heard = [path for path in inside if not path.name.startswith(".") and _has_sound(path)]
+        if len(heard) < len(inside):
+            without = ", ".join(shown(path.name) for path in inside if path not in heard)
+            print(f"{shown(given)}: left out, for they hold no sound: {without}", file=sys.stderr)
+        if not heard:
+            below = "" if recursive else " (--recursive looks into the folders below it)"
+            print(f"{shown(given)}: no file in it holds sound{below}", file=sys.stderr)
+        names |= {str(path): str(path.relative_to(given).with_suffix("")) for path in heard}
+    if not names:
+        raise LabError("there is nothing to transcribe")
+    for told_by in (_with_suffix, _below_what_they_share):
+        for same in [name for name, times in Counter(names.values()).items() if times > 1]:
+            names |= told_by([path for path in names if names[path] == same], same)
+    return names
+
+
+def _has_sound(path: Path) -> bool:
+    from ..speech import audio, containers
+
+    try:
+        with containers.opened(path):
+            return True
+    except audio.AudioError as error:
+        return error.reason not in ("not audio", "empty file")
+
+
+def _with_suffix(paths: list[str], name: str) -> dict[str, str]:
+    return {path: name + Path(path).suffix for path in paths}
+
+
+def _below_what_they_share(paths: list[str], name: str) -> dict[str, str]:
+    whole = {path: os.path.abspath(path) for path in paths}
+    shared = os.path.commonpath([os.path.dirname(path) for path in whole.values()])
+    return {path: os.path.relpath(one, shared) for path, one in whole.items()}
+
+
+def shown(path: str | Path) -> str:
+    """`path` for people: a name may be in another encoding than this machine's."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def targets(options, titles: Iterable[str]) -> list[Path]:
+    """The files in --output-dir for transcripts of these titles; none without it.
+
+    Raises LabError where one is there already, without --overwrite, or where none can be written.
+    """
+    if options.output_dir is None:
+        return []
+    paths = [options.output_dir / f"{title}.{options.format}" for title in titles]
+    there = [path for path in paths if path.exists()]
+    if there and not options.overwrite:
+        more = f", and {len(there) - 1:,} more like it" if there[1:] else ""
+        raise LabError(
+            f"{shown(there[0])} is there already{more}; --overwrite writes over it, or take another --output-dir"
+        )
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LabError(f"--output-dir {shown(options.output_dir)} cannot be written: {error.strerror}") from error
+    return paths
+
+
 def transcribe(
     reader, options, source, title: str, start: float = 0, end: float | None = None, facts: dict | None = None
 ) -> None:
@@ -162,30 +246,41 @@ def transcribe(
             found.append(segment)
             if progress.total:
                 move(progress.done / progress.total)
-    named = os.fsencode(source).decode("utf-8", "replace")  # a name may be in another encoding
     if progress.damage:
         where = f"{progress.damage[0].reason} ({audio.described(progress.damage)})"
-        print(f"{named}: {where}; the rest is transcribed", file=sys.stderr)
-    about = {**(facts or {"source": named}), **reader.facts(), **progress.facts()}
+        print(f"{shown(source)}: {where}; the rest is transcribed", file=sys.stderr)
+    if not found:
+        print(f"{shown(source)}: no speech was found in it", file=sys.stderr)
+    about = {**(facts or {"source": shown(source)}), **reader.facts(), **progress.facts()}
     text = captions.write(found, options.format, about)
     if options.output_dir is None:
-        sys.stdout.write(text)
+        printed(text)
         return
     target = options.output_dir / f"{title}.{options.format}"
-    target.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(target, text)
-    print(target, file=sys.stderr)
+    print(shown(target), file=sys.stderr)
 
 
-def each(inputs: list[str], work: Callable[[str], None]) -> int | None:
-    """`work` on every input; a mistake in one does not stop the others. Exit status 2 if any failed."""
+def printed(text: str) -> None:
+    """Print `text`, and say so where the terminal's coding has no place for some of its characters."""
+    coding = sys.stdout.encoding or "utf-8"
+    known = text.encode(coding, "replace").decode(coding)
+    if known != text:
+        print(f"{coding} has no place for what is written as ? here; --output-dir writes UTF-8", file=sys.stderr)
+    sys.stdout.write(known)
+    sys.stdout.flush()
+
+
+def each(inputs: Collection[str], work: Callable[[str], None]) -> int | None:
+    """`work` on every input; a mistake in one does not stop the others. Exit status 1 if any failed."""
     failed = 0
     for name in inputs:
         if len(inputs) > 1:
-            print(f"{name}:", file=sys.stderr)
+            print(f"{shown(name)}:", file=sys.stderr)
         try:
             work(name)
         except LabError as error:
-            print(f"{name}: {error}" if name not in str(error) else str(error), file=sys.stderr)
+            said = shown(str(error))
+            print(said if shown(name) in said else f"{shown(name)}: {said}", file=sys.stderr)
             failed += 1
-    return 2 if failed else None
+    return 1 if failed else None
