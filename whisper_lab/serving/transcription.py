@@ -19,7 +19,17 @@ from .. import cuda, files
 from ..speech import audio, voice
 from ..speech.features import FRAMES, FrontEnd, pad
 from ..whisper import backends, checkpoint, windows
-from ..whisper.decoding import DEFAULT, FALLBACK, Decoded, Decoding, read_again, token_limit, unlooped
+from ..whisper.decoding import (
+    DEFAULT,
+    FALLBACK,
+    MAX_NEW_TOKENS,
+    POSITIONS,
+    Decoded,
+    Decoding,
+    read_again,
+    token_limit,
+    unlooped,
+)
 from .captions import Segment, Word
 
 AHEAD = 24  # windows looked at together, so that those of one length can be decoded together
@@ -128,7 +138,8 @@ class Transcriber:
         if not decoding.prompt.strip():
             return ids
         before = self.tokenizer(f" {decoding.prompt.strip()}", add_special_tokens=False).input_ids
-        return [self.tokenizer.convert_tokens_to_ids("<|startofprev|>"), *before[-(448 // 2 - 1) :], *ids]
+        room = POSITIONS - MAX_NEW_TOKENS - len(ids) - 1  # the last words count: they stand next to the speech
+        return [self.tokenizer.convert_tokens_to_ids("<|startofprev|>"), *before[-room:], *ids]
 
     def _read(
         self, group, decoding: Decoding, prompt, words: bool, cancelled
