@@ -217,6 +217,10 @@ def reason(call, *args, **kwargs) -> str:
                 f"www.youtube.com/live/{ID}?feature=shared",
                 f"www.youtube.com/embed/{ID}?start=3",
                 f"www.youtube-nocookie.com/embed/{ID}",
+                f"www.youtube.com/watch\\?v\\={ID}",
+                f"www.youtube.com/watch?v={ID}?si=abcdefgh",
+                f"youtu.be/{ID}.",
+                f"consent.youtube.com/m?continue=https%3A%2F%2Fwww.youtube.com%2Fwatch%3Fv%3D{ID}&gl=SE",
             )
         ),
     ],
@@ -242,6 +246,11 @@ def test_a_link_to_one_film_in_any_form_gives_its_id(link):
 )
 def test_lists_channels_and_searches_are_told_apart(link):
     assert reason(film_id, link) == "playlist"
+
+
+def test_what_a_shell_left_of_a_link_is_said():
+    assert reason(film_id, "https://www.youtube.com/watch?time_continue=198") == "cut"
+    assert film_id(f"<https://youtu.be/{ID}>") == ID
 
 
 @pytest.mark.parametrize(

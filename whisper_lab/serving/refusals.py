@@ -6,6 +6,7 @@ from .. import LabError
 
 REASONS = {
     "not youtube": "that is no link to a film on YouTube; paste one like https://www.youtube.com/watch?v=…",
+    "cut": "that link lost its end, where the film is named: a shell cuts it at &, so put it in quotes",
     "playlist": "that link is a playlist, a channel or a search; open one film and copy its link",
     "live": "the film is a live broadcast or has not begun; try again some hours after its end",
     "too long": "{minutes} minutes are over the limit of {limit}; choose a part (start, end), or raise --max-minutes",

@@ -223,6 +223,7 @@ ERRORS = {
         "no letters": "Texten har inga bokstäver.",
         "no speaker": "Vems röst är det? Ge ett namn eller smeknamn.",
         "not youtube": "Det är ingen länk till en film på YouTube; klistra in en som https://www.youtube.com/watch?v=…",
+        "cut": "Länken har tappat sitt slut, där filmen nämns; kopiera hela länken.",
         "playlist": "Länken är en spellista, en kanal eller en sökning; öppna en film och kopiera dess länk.",
         "live": "Filmen är en direktsändning eller har inte börjat; försök igen några timmar efter slutet.",
         "too long": "{minutes} minuter är över gränsen på {limit}; välj en del (från, till), eller höj --max-minutes.",

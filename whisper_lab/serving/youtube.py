@@ -21,7 +21,7 @@ from .refusals import Refused, reason_in
 DOWNLOADERS = ("yt-dlp", "pytube")
 LINK = "https://www.youtube.com/watch?v="
 HOSTS = {"youtube.com", "www.youtube.com", "m.youtube.com", "music.youtube.com", "youtu.be"}
-HOSTS |= {"youtube-nocookie.com", "www.youtube-nocookie.com"}
+HOSTS |= {"youtube-nocookie.com", "www.youtube-nocookie.com", "consent.youtube.com"}
 MOST_MEGABYTES = 500  # 12 h, YouTube's longest, at 90 kbit/s
 SILENCE_SECONDS = 20  # how long a server may say nothing
 
@@ -41,11 +41,12 @@ class Film:
 def film_id(link: str) -> str:
     """The eleven characters that name the one film that `link` leads to, asking nobody; a bare id is a link, too.
 
-    Raises Refused("not youtube"), or Refused("playlist") for YouTube's lists, channels and searches.
+    Raises Refused("not youtube"), Refused("playlist") for YouTube's lists, channels and searches, or Refused("cut") for
+    what a shell left of a link without quotes.
     """
     from pytube import exceptions, extract
 
-    link = link.strip()
+    link = re.sub(r"\\([?=&])", r"\1", link.strip(" \t\r\n<>\"'").rstrip(".,;:!)"))  # as in text, or a shell's quoting
     try:
         parts = urlsplit(link if "://" in link else f"https://{link}")
     except ValueError as error:  # such as http://[
@@ -56,10 +57,14 @@ def film_id(link: str) -> str:
         name = link
     elif parts.scheme not in ("http", "https") or host not in HOSTS:  # a port, or user:…@, would be part of `host`
         raise Refused("not youtube")
+    elif host == "consent.youtube.com" and "continue" in query:
+        return film_id(query["continue"][0])
     elif host == "youtu.be" and len(segments) == 1:
         name = segments[0]
     elif segments == ["watch"] and "v" in query:
-        name = query["v"][0]
+        name = re.split("[?&]", query["v"][0])[0]  # ID?si=…, put together by hand
+    elif segments == ["watch"] and query and "list" not in query:
+        raise Refused("cut")
     elif len(segments) == 2 and segments[0] in ("shorts", "embed", "live", "v"):
         name = segments[1]
     else:
