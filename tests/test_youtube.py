@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import av
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from whisper_lab import LabError
-from whisper_lab.serving import refusals, youtube
+from whisper_lab.serving import pages, refusals, youtube
 from whisper_lab.serving.refusals import REASONS, Refused
 from whisper_lab.serving.youtube import Film, download, fetched, film_id, look, part
 
@@ -529,9 +530,18 @@ def test_a_part_must_lie_in_the_film_and_the_limit_is_on_the_part(site):
         assert reason(look, ID, start=start, end=end) == "part"
 
 
+@pytest.mark.parametrize("start, end", [(5, 2), (60, None), (3, 60)])
+def test_a_part_must_lie_in_an_uploaded_file_too(start, end):
+    page = SimpleNamespace(options=SimpleNamespace(max_minutes=1))
+    seven = np.zeros(7 * 16_000, np.float32)
+    pages.Reader.check_length(page, seven, 2, 7.5)
+    assert reason(pages.Reader.check_length, page, seven, start, end) == "part"
+
+
 @pytest.mark.parametrize(
     "text, seconds",
     [("1:02:03", 3723), ("2:03", 123), ("75", 75), ("75.5", 75.5), ("1h2m3s", 3723), ("90m", 5400), ("1H", 3600)]
+    + [("1.30", 90), ("1.02.03", 3723), ("75,5", 75.5), ("00:01:30,500", 90.5)]
     + [(" 12s ", 12), ("90:00", 5400), ("0", 0), ("1:02:03.25", 3723.25), ("", None), ("  ", None), (None, None)],
 )
 def test_points_in_time(text, seconds):

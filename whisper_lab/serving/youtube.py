@@ -88,9 +88,7 @@ def look(link: str, max_minutes: float | None = None, downloader: str = "yt-dlp"
     """
     name = film_id(link)
     film = _pytube_film(name) if downloader == "pytube" else _yt_dlp_film(name)
-    first, last = start or 0.0, film.seconds if end is None else end
-    if not 0 <= first < min(last, film.seconds) or last > film.seconds + 1:  # YouTube gives whole seconds
-        raise Refused("part", seconds=film.seconds)
+    first, last = check_part(start, end, film.seconds)
     if max_minutes is not None and last - first > 60 * max_minutes:
         raise Refused("too long", minutes=math.ceil((last - first) / 60), limit=f"{max_minutes:g}")
     return film
@@ -134,11 +132,22 @@ def fetched(film: Film, *args, **kwargs):
         yield download(film, Path(folder), *args, **kwargs)
 
 
+def check_part(start: float | None, end: float | None, seconds: float) -> tuple[float, float]:
+    """Where a part of a film of so many seconds begins and ends. Raises Refused where it does not lie within."""
+    first, last = start or 0.0, seconds if end is None else end
+    if not 0 <= first < min(last, seconds) or last > seconds + 1:  # YouTube gives whole seconds
+        raise Refused("part", seconds=seconds)
+    return first, last
+
+
 def part(text: str | None) -> float | None:
-    """A point in time as people write it ("1:02:03", "2:03", "75.5", "1h2m3s") in seconds; None for nothing."""
-    text = (text or "").strip().lower()
+    """A point in time as people write it ("1:02:03", "2:03", "75.5", "1h2m3s", in Swedish "2.03", in captions
+    "00:02:03,500") in seconds; None for nothing."""
+    text = (text or "").strip().lower().replace(",", ".")
     if not text:
         return None
+    if re.fullmatch(r"(\d{1,3}\.)?\d{1,3}\.[0-5]\d", text):  # two digits after a point are seconds of a minute
+        text = text.replace(".", ":")
     seconds = r"(\d{1,6}(?:\.\d{1,6})?)"
     found = re.fullmatch(rf"(?:(?:(\d{{1,3}}):)?(\d{{1,3}}):)?{seconds}", text) or re.fullmatch(
         rf"(?:(\d{{1,3}})h)?(?:(\d{{1,4}})m)?(?:{seconds}s)?", text
