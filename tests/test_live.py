@@ -89,6 +89,22 @@ def test_nothing_is_kept_of_who_has_stopped_or_left(base, talk, monkeypatch):
     assert set(listeners._all) == {"new"}
 
 
+def test_a_whole_recording_waits_for_its_turn_and_holds_no_place(base, talk, monkeypatch):
+    listeners, now = live.Listeners(base, 1), live.time.monotonic()
+    listeners.hear("whole", 0, SAMPLE_RATE, talk[:8_000], Decoding())
+    assert listeners.hear("other", 0, SAMPLE_RATE, talk[:8_000], Decoding())["waiting"] == 1
+    listeners.hear("whole", 8_000, SAMPLE_RATE, talk[:0], Decoding(), last=True)
+    assert listeners.hear("other", 8_000, SAMPLE_RATE, talk[:0], Decoding())["waiting"] == 0
+    monkeypatch.setattr(live.time, "monotonic", lambda: now + live.IDLE + 1)
+    listeners.hear("new", 0, SAMPLE_RATE, talk[:8_000], Decoding())
+    assert set(listeners._all) == {"whole", "new"}
+    assert np.array_equal(listeners.take("whole")[1], talk[:8_000]) and not listeners._whole
+    listeners.hear("never taken", 0, SAMPLE_RATE, talk[:8_000], Decoding(), last=True)
+    monkeypatch.setattr(live.time, "monotonic", lambda: now + live.IDLE + live.KEPT + 2)
+    listeners.hear("newer", 0, SAMPLE_RATE, talk[:8_000], Decoding())
+    assert set(listeners._all) == {"newer"}
+
+
 def test_who_comes_too_many_waits_sees_the_place_and_loses_nothing(base, talk):
     listeners = live.Listeners(base, 2)
     said = talk[: 2 * SAMPLE_RATE]

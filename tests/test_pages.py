@@ -393,6 +393,36 @@ def test_two_at_once_get_their_own_text_and_who_waits_sees_the_place(visit, soun
     assert third.inner_text(".lab-text") == lines(spoken(third))
 
 
+def test_stop_before_any_sound_is_said(visit):
+    visitor = visit("en-GB")
+    visitor.evaluate(
+        """() => {
+            const button = document.querySelector("#recorder .lab-button");
+            const press = new MutationObserver(() => { press.disconnect(); setTimeout(() => button.click()); });
+            press.observe(button, { attributes: true });
+            button.click();
+        }"""
+    )
+    expect(recorder(visitor)).to_have_text(ENGLISH["too_soon"])
+    assert not visitor.locator(".lab-error").count()
+
+
+def test_what_was_said_before_the_microphone_was_unplugged_is_kept(visit):
+    visitor = visit("en-GB")
+    visitor.evaluate(
+        """() => {
+            const devices = navigator.mediaDevices, give = devices.getUserMedia.bind(devices);
+            devices.getUserMedia = async (wanted) => (window.given = await give(wanted));
+        }"""
+    )
+    speak(visitor)
+    visitor.wait_for_timeout(2500)
+    visitor.evaluate("given.getTracks()[0].stop(); given.getTracks()[0].dispatchEvent(new Event('ended'))")
+    expect(recorder(visitor)).to_have_text(ENGLISH["unplugged"])
+    assert result_text(visitor) == lines(spoken(visitor))
+    shot(visitor, "unplugged")
+
+
 def test_who_speaks_while_others_do_sees_the_place_in_line_and_loses_nothing(visit, page, monkeypatch):
     """Until those who speak stop, or leave: then they are forgotten after a while."""
     monkeypatch.setattr(live, "IDLE", 3)

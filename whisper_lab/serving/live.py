@@ -19,6 +19,7 @@ from .transcription import Transcriber
 
 QUIET = 0.7  # seconds without speech after which what was said is settled
 IDLE = 60.0  # seconds after which a speaker who does not send is forgotten
+KEPT = 3_600.0  # seconds that a whole recording waits for its turn to be transcribed
 LONGEST = 30 * 60  # seconds of one recording kept in memory
 
 
@@ -124,10 +125,12 @@ class Listeners:
         self.transcriber, self.places = transcriber, places
         self._all: dict[str, tuple[Listener, threading.Lock]] = {}
         self._seen: dict[str, float] = {}
+        self._whole: set[str] = set()
         self._guard = threading.Lock()
 
-    def hear(self, key: str, at: int, rate: int, samples: np.ndarray, decoding: Decoding) -> dict:
-        """What speaker `key` said from sample `at` of the recording on, once more or for the first time.
+    def hear(self, key: str, at: int, rate: int, samples: np.ndarray, decoding: Decoding, last: bool = False) -> dict:
+        """What speaker `key` said from sample `at` of the recording on, once more or for the first time; it is kept
+        until it is taken where it is the `last` of it.
 
         → `heard`: samples known by now; `settled` and `tentative` text; `waiting`: the place in the queue, 0 when it
         is read; `full`: no more is taken.
@@ -138,7 +141,8 @@ class Listeners:
                 self._all[key] = Listener(self.transcriber, decoding), threading.Lock()
             self._seen[key] = time.monotonic()
             listener, alone = self._all[key]
-            waiting = max(0, list(self._all).index(key) + 1 - self.places)
+            speaking = [one for one in self._all if one not in self._whole or one == key]
+            waiting = max(0, speaking.index(key) + 1 - self.places)
         with alone:
             heard = round(listener.seconds * listener.rate)
             if at > heard:  # what came before was forgotten
@@ -152,6 +156,8 @@ class Listeners:
                 else:
                     _, tentative = listener.hear(rate, samples)
             heard += samples.size
+            if last or full:
+                self._whole.add(key)
             settled = " ".join(listener.settled)
         return {"heard": heard, "settled": settled, "tentative": tentative, "waiting": waiting, "full": full}
 
@@ -160,9 +166,12 @@ class Listeners:
         with self._guard:
             listener, alone = self._all.pop(key)
             self._seen.pop(key, None)
+            self._whole.discard(key)
         with alone:
             return listener.everything()
 
     def _forget(self) -> None:
-        for key in [key for key, at in self._seen.items() if time.monotonic() - at > IDLE]:
+        now = time.monotonic()
+        for key in [key for key, at in self._seen.items() if now - at > (KEPT if key in self._whole else IDLE)]:
             del self._seen[key], self._all[key]
+            self._whole.discard(key)

@@ -91,7 +91,9 @@ def _recorder(reader: pages.Reader, listeners: Listeners) -> gr.HTML:
         samples = np.frombuffer(base64.b64decode(data["samples"]), "<i2")
         settings = json.loads(data.get("settings") or "[]")
         decoding = reader.decoding(*settings) if settings else Decoding(reader.transcriber.language)
-        return listeners.hear(str(data["key"]), int(data["at"]), int(data["rate"]), samples, decoding)
+        return listeners.hear(
+            str(data["key"]), int(data["at"]), int(data["rate"]), samples, decoding, bool(data.get("last"))
+        )
 
     return gr.HTML(
         html_template=RECORDER,

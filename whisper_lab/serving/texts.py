@@ -15,6 +15,8 @@ ENGLISH = {
     "no_microphone": "The browser gives no microphone: allow it in the address bar, or upload a file.",
     "insecure": "Browsers give the microphone only over https or on this computer: upload a file, or use --share.",
     "lost": "The page lost its connection. What you say is kept here and sent once it is back.",
+    "unplugged": "The microphone is gone. What you said until then is kept.",
+    "too_soon": "Nothing was said yet: press Speak, speak, then press Stop.",
     "full": "That was the longest recording that is taken; press Stop.",
     "upload": "A recording or film",
     "example": "Try an example",
@@ -102,6 +104,8 @@ SWEDISH = {
     "insecure": "Webbläsare ger mikrofonen bara åt sidor på den här datorn eller över https. Ladda upp en fil, eller "
     "använd --share.",
     "lost": "Sidan har tappat kontakten. Det du säger finns kvar här och skickas när den är tillbaka.",
+    "unplugged": "Mikrofonen är borta. Det du sade dessförinnan finns kvar.",
+    "too_soon": "Ingenting är sagt än: tryck på Tala, tala, och tryck sedan på Stopp.",
     "full": "Längre inspelningar än så tas inte emot; tryck på Stopp.",
     "upload": "En inspelning eller film",
     "example": "Prova ett exempel",

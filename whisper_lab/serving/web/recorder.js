@@ -52,6 +52,7 @@ async function start() {
   const key = [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
   recording = { key, stream, context, rate: context.sampleRate, pieces: [], sent: 0, count: 0, stopped: false };
   const mine = recording;
+  stream.getTracks()[0].addEventListener("ended", () => { if (!mine.stopped) stop(words.unplugged); });
   tap.port.onmessage = ({ data }) => {
     if (mine.stopped) return;
     mine.pieces.push(Int16Array.from(data, (x) => Math.max(-1, Math.min(1, x)) * 32767));
@@ -70,14 +71,16 @@ async function send(mine) {
   let fresh = 0; // how many pieces were sent
   while (true) {
     const stopped = mine.stopped;
-    let full = false;
+    let full = false, behind = false;
     const piece = join(mine.pieces.slice(fresh));
-    if (piece.length) {
+    if (piece.length || (stopped && mine.count)) { // the last of it may be empty
       try {
         const reply = await server.hear({
           key: mine.key, at: mine.sent, rate: mine.rate, samples: base64(piece), settings: window.labSettings || "",
+          last: stopped,
         });
-        if (reply.heard < mine.sent) mine.sent = fresh = 0; // the server knows nothing of it any more: all of it again
+        behind = reply.heard < mine.sent; // the server knows nothing of it any more: all of it again
+        if (behind) mine.sent = fresh = 0;
         while (mine.sent < reply.heard) mine.sent += mine.pieces[fresh++].length;
         show(reply);
         full = reply.full;
@@ -87,16 +90,17 @@ async function send(mine) {
         continue;
       }
     }
-    if (full && !mine.stopped) stop();
-    if (stopped || full) break;
+    if (full && !mine.stopped) stop(words.full);
+    if ((stopped && !behind) || full) break;
     const seconds = Math.floor(mine.count / mine.rate);
     part("clock").textContent = Math.floor(seconds / 60) + ":" + String(seconds % 60).padStart(2, "0");
     part("level").style.transform = `scaleX(${Math.min(1, Math.sqrt(mine.level || 0))})`;
     mine.level = 0;
     await sleep(EVERY);
   }
+  if (!mine.count) return say(mine.why || words.too_soon);
   window.labRecordings = { [mine.key]: URL.createObjectURL(wav(join(mine.pieces), mine.rate)) };
-  if (part("status").textContent !== words.full) say("");
+  say(mine.why || "");
   trigger("spoken", { key: mine.key });
 }
 
@@ -108,7 +112,9 @@ function show(reply) {
   else say(reply.settled || reply.tentative ? words.listening : words.speak_now);
 }
 
-function stop() {
+// `why`: what the speaker is told, if it was not the speaker who stopped.
+function stop(why) {
+  recording.why = why;
   recording.stream.getTracks().forEach((track) => track.stop());
   recording.context.close();
   recording.stopped = true;
