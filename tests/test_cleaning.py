@@ -59,12 +59,12 @@ def test_cleaning_is_of_the_training_split_only_and_counted(tmp_path, release):
     cells[down], again[sentence] = "3", rest[0].split("\t")[sentence].upper()
     tsv.write_text("\n".join([head, "\t".join(cells), "\t".join(again), *rest]) + "\n", encoding="utf-8")
     args = ["--corpus", release, "--store", tmp_path / "set"]
-    limits = ["--max-down-votes", 2, "--max-repeats", 1, "--max-seconds", 4.6, "--max-characters-per-second", 12]
+    limits = ["--max-down-votes", 2, "--max-repeats", 1, "--max-seconds", 4.6, "--max-characters-per-second", 11]
     done = inside("feature-pipeline.py", *args, *limits, cwd=tmp_path)
     manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
     counts = manifest["splits"]["train"]["rejected"]
     assert counts["more than 2 down-votes"] == 1 and counts["sentence repeated more than 1 times"] == 1
-    assert counts["longer than 4.6 s"] == 2 and counts["more than 12 characters a second"] == 1
+    assert counts["longer than 4.6 s"] == 2 and counts["more than 11 characters a second"] == 1
     assert manifest["splits"]["train"]["rows"] + sum(counts.values()) == 12
     assert all(manifest["splits"][split]["rejected"] == {} for split in ("dev", "test"))
     assert "left out of train: 1 clip, more than 2 down-votes" in done.stdout

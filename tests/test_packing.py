@@ -64,7 +64,7 @@ def written(labels: list[int], tokens) -> list[int | str]:
     return [name for i, name in enumerate(names) if name != "text" or names[i - 1] != "text"]
 
 
-@pytest.mark.parametrize("chosen", [range(5), [3], [5, 2, 8, 1], range(5, 12)])
+@pytest.mark.parametrize("chosen", [range(5), [3], [5, 2, 8, 1], range(5, 11)])
 def test_the_joined_log_mel_is_that_of_the_joined_sound(chosen, sounds, rows, tokens):
     sound, ends = one_after_another([sounds[i] for i in chosen])
     whole = FrontEnd().log_mel(sound)
@@ -104,7 +104,7 @@ def test_a_single_clip_with_timestamps(rows, tokens):
     joined = packing.join(rows[:1], tokens=tokens)
     end = round(rows[0]["seconds"] * 50 + 0.49) * 2
     assert written(joined["labels"], tokens) == [0, "text", end] and joined["before"] == []
-    np.testing.assert_array_equal(joined["features"], rows[0]["features"])
+    np.testing.assert_allclose(joined["features"], rows[0]["features"], rtol=0, atol=5e-4)  # the floor, in float16
 
 
 def test_without_timestamps_it_is_one_text(rows, tokens):

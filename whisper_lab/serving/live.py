@@ -149,7 +149,9 @@ class Listeners:
                 return {"heard": heard, "settled": "", "tentative": "", "waiting": waiting, "full": False}
             samples, tentative = samples[heard - at :], ""
             full = (heard + samples.size) / rate > LONGEST
-            if samples.size and not full:
+            if full:
+                samples = samples[: max(0, int(LONGEST * rate) - heard)]
+            if samples.size:
                 if waiting:  # kept for the final pass, and read from here on once there is a place
                     listener.rate = rate
                     listener.pieces.append(samples)

@@ -20,7 +20,7 @@ import numpy as np
 from .. import LabError
 from ..speech import audio
 from ..whisper.decoding import DEFAULT, Decoding
-from . import captions, terminal, texts, youtube
+from . import captions, refusals, terminal, texts
 from .transcription import Cancelled, Progress, Transcriber
 from .views import clock, failed, note, plain, result, short, side_by_side, text_of, working
 
@@ -121,7 +121,7 @@ class Reader:
         limit = limit or self.options.max_minutes
         known = source.size / audio.SAMPLE_RATE if isinstance(source, np.ndarray) else audio.seconds_of(source)
         if known is not None and (start or end is not None):
-            youtube.check_part(start, end, round(known, 1))
+            refusals.check_part(start, end, round(known, 1))
         if known is not None and (minutes := (min(end or known, known) - start) / 60) > limit:
             raise TooLong(minutes, limit)
 

@@ -62,3 +62,11 @@ def reason_in(text: str) -> str | None:
     """The reason that a library's message speaks of, if it is one of those known."""
     text = text.replace("’", "'").lower()
     return next((reason for reason, pattern in SAYS.items() if re.search(pattern, text)), None)
+
+
+def check_part(start: float | None, end: float | None, seconds: float) -> tuple[float, float]:
+    """Where a part of a film of so many seconds begins and ends. Raises Refused where it does not lie within."""
+    first, last = start or 0.0, seconds if end is None else end
+    if not 0 <= first < min(last, seconds) or last > seconds + 1:  # YouTube gives whole seconds
+        raise Refused("part", seconds=seconds)
+    return first, last

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from .. import LabError
-from .refusals import Refused, reason_in
+from .refusals import Refused, check_part, reason_in
 
 DOWNLOADERS = ("yt-dlp", "pytube")
 LINK = "https://www.youtube.com/watch?v="
@@ -130,14 +130,6 @@ def fetched(film: Film, *args, **kwargs):
     block ends, however it ends. Further arguments, and errors, are those of `download`."""
     with tempfile.TemporaryDirectory(prefix="whisper-lab-youtube-") as folder:
         yield download(film, Path(folder), *args, **kwargs)
-
-
-def check_part(start: float | None, end: float | None, seconds: float) -> tuple[float, float]:
-    """Where a part of a film of so many seconds begins and ends. Raises Refused where it does not lie within."""
-    first, last = start or 0.0, seconds if end is None else end
-    if not 0 <= first < min(last, seconds) or last > seconds + 1:  # YouTube gives whole seconds
-        raise Refused("part", seconds=seconds)
-    return first, last
 
 
 def part(text: str | None) -> float | None:
