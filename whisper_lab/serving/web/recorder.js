@@ -94,7 +94,7 @@ async function send(mine) {
     if ((stopped && !behind) || full) break;
     const seconds = Math.floor(mine.count / mine.rate);
     part("clock").textContent = Math.floor(seconds / 60) + ":" + String(seconds % 60).padStart(2, "0");
-    part("level").style.transform = `scaleX(${Math.min(1, Math.sqrt(mine.level || 0))})`;
+    if (!mine.stopped) part("level").style.transform = `scaleX(${Math.min(1, Math.sqrt(mine.level || 0))})`;
     mine.level = 0;
     await sleep(EVERY);
   }
