@@ -93,6 +93,7 @@ def test_few_shares_are_transcribed_to_find_the_safe_one():
         ({0.1: 90, 0.5: 10.5, 0.6: 10, 1.0: 10}, 0.6, 7),
         ({0.1: 10, 1.0: 10}, 0.1, 10),
         ({0.1: 90, 0.3: 40, 0.4: 12, 0.7: 9, 1.0: 20}, 0.7, 6),
+        ({0.1: 90, 0.5: 10, 0.8: 10, 0.9: 25, 1.0: 10}, 0.5, 8),  # a share that is worse by chance does not end it
     ):
         heard = []
         found = blending.choose(listener(dev, heard), {}, LOCALES)

@@ -61,10 +61,13 @@ def choose(hear: Callable[[str, float], Hypotheses], untuned: dict[str, Hypothes
     is worse for some canary, the least harmful of them is taken, and `why` says so.
     """
     dev: dict[float, Hypotheses] = {}
+    worse = 0  # in a row
     for share in SHARES:
         dev[share] = hear("dev", share)
-        if not within(SHOWN, above(dev[share], dev[_best(dev, locales["dev"])], locales["dev"])):
-            break  # rates fall and rise but once: those below are worse still
+        gap = above(dev[share], dev[_best(dev, locales["dev"])], locales["dev"])
+        worse = 0 if within(SHOWN, gap) else worse + 1
+        if worse == 2:  # one may be chance; below two, all are worse still
+            break
     safe, rates = smallest_safe(dev, locales["dev"]), {"dev": _rates(dev, locales["dev"])}
     heard: dict[str, dict[float, Hypotheses]] = {name: {} for name in untuned}
     gaps: dict[float, dict[str, scoring.Score]] = {}
