@@ -52,10 +52,10 @@ PHONEMES = (  # regular expressions, in this order
     ("ɾd", "ɖ"),  # one sound, the tongue bent back
     ("ɾt", "ʈ"),
     ("ɾn", "ɳ"),
-    (
+    (  # a consonant after a short stressed vowel is long, as in "tack"
         r"(ˈ[^aeiouyɑɛøœɔʊəɪɨɜ ː]*[aeiouyɛøœɔʊəɪɨɜ])([bdfɡjklmnprɾstvŋ])(?=[aeiouyɑɛøœɔʊəɪɨɜ ,]|$)",
         r"\1\2ː",
-    ),  # tak, but takk
+    ),
 )
 
 OUT_OF_DOMAIN = (

@@ -53,13 +53,14 @@ def folder(tmp_path) -> Path:
         shutil.copy(CLIPS[0], tmp_path / name)
     (tmp_path / "b" / "notes.txt").write_text("to do")
     (tmp_path / "b" / ".hidden.mp3").write_bytes(b"")
+    shutil.copy(ROOT / "sample" / "study.png", tmp_path / "b" / "picture.png")
     return tmp_path
 
 
 def test_a_folder_is_taken_and_no_transcript_has_the_name_of_another(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     assert set(terminal.found(["b"], recursive=False).values()) == {"talk", "talk.m4a", "--odd"}
-    assert "b: left out, for they hold no sound: notes.txt" in capsys.readouterr().err.replace(".hidden.mp3, ", "")
+    assert "b: left out, as there is no sound in .hidden.mp3, notes.txt, picture.png\n" in capsys.readouterr().err
     assert set(terminal.found(["b"], recursive=True).values()) == {"talk", "talk.m4a", "--odd", "deep/talk"}
     shutil.copy("a/talk.mp3", "b/talk.wav")
     same = terminal.found(["a/talk.mp3", "b/talk.mp3", "b/talk.wav"], recursive=False)

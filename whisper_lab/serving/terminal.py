@@ -169,10 +169,11 @@ def found(inputs: list[str], recursive: bool) -> dict[str, str]:
             names[given] = Path(given).stem
             continue
         inside = sorted(path for path in Path(given).glob("**/*" if recursive else "*") if path.is_file())
-        heard = [path for path in inside if not path.name.startswith(".") and _has_sound(path)]
-        if len(heard) < len(inside):
-            without = ", ".join(shown(path.name) for path in inside if path not in heard)
-            print(f"{shown(given)}: left out, for they hold no sound: {without}", file=sys.stderr)
+        sounds = {path: _has_sound(path) for path in inside}
+        heard = [path for path, sound in sounds.items() if sound]
+        if without := [shown(path.name) for path, sound in sounds.items() if not sound]:
+            more = f" and {len(without) - 5:,} more" if without[5:] else ""
+            print(f"{shown(given)}: left out, as there is no sound in {', '.join(without[:5])}{more}", file=sys.stderr)
         if not heard:
             below = "" if recursive else " (--recursive looks into the folders below it)"
             print(f"{shown(given)}: no file in it holds sound{below}", file=sys.stderr)
@@ -192,7 +193,11 @@ def _has_sound(path: Path) -> bool:
         with containers.opened(path):
             return True
     except audio.AudioError as error:
-        return error.reason not in ("not audio", "empty file")
+        return error.reason not in (
+            "not audio",
+            "no sound in it",
+            "empty file",
+        )  # of what is damaged, the reason is told
 
 
 def _with_suffix(paths: list[str], name: str) -> dict[str, str]:
@@ -217,7 +222,7 @@ def targets(options, titles: Iterable[str]) -> list[Path]:
     """
     if options.output_dir is None:
         return []
-    paths = [options.output_dir / f"{title}.{options.format}" for title in titles]
+    paths = [_target(options, title) for title in titles]
     there = [path for path in paths if path.exists()]
     if there and not options.overwrite:
         more = f", and {len(there) - 1:,} more like it" if there[1:] else ""
@@ -230,6 +235,10 @@ def targets(options, titles: Iterable[str]) -> list[Path]:
     except OSError as error:
         raise LabError(f"--output-dir {shown(options.output_dir)} cannot be written: {error.strerror}") from error
     return paths
+
+
+def _target(options, title: str) -> Path:
+    return options.output_dir / f"{title}.{options.format}"
 
 
 def transcribe(
@@ -256,7 +265,7 @@ def transcribe(
     if options.output_dir is None:
         printed(text)
         return
-    target = options.output_dir / f"{title}.{options.format}"
+    target = _target(options, title)
     files.write_text(target, text)
     print(shown(target), file=sys.stderr)
 

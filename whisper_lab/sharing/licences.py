@@ -66,7 +66,7 @@ def why_private(plan: dict) -> str | None:
     Of the model that it started from, a Hub id counts as public: whether it is, the Hub has to be asked.
     """
     start = plan["model"]
-    for corpus in (plan["corpus"], plan.get("replay", plan["corpus"])):
+    for corpus in filter(None, (plan["corpus"], plan.get("replay"))):
         if may_be_public(corpus):
             continue
         licence = of_corpus(corpus)
