@@ -135,6 +135,7 @@ def test_sentences_are_not_learnt_from_and_a_stopped_run_goes_on_to_the_same_los
         return teacher.Rewritten(clips, ["fel ord"] * len(clips), [[50327, 50359, 50363, 3608, 50257]] * len(clips))
 
     monkeypatch.setattr(store.FeatureSet, "split", wrong)
+    monkeypatch.setattr(windows, "SEEN", 4)  # of 16 clips
     run = make_run(features, tiny, tmp_path / "stopped", **ADAPTING)
     stop = run.trainer._stop
 

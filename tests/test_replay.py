@@ -7,7 +7,7 @@ from whisper_lab import LabError, files
 from whisper_lab.corpora.corpus import SAMPLE
 from whisper_lab.sharing import licences
 from whisper_lab.stores import store
-from whisper_lab.tuning import canaries, replay
+from whisper_lab.tuning import canaries, recipes, replay
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,8 @@ def test_what_is_tuned_on_or_judges_is_not_replayed(features, tiny, other, proce
         make_run(features, tiny, tmp_path / "x", replay=str(features))
     judge = canaries.Canary(store.FeatureSet(other).split("train"), "en", [], "", "")
     with pytest.raises(LabError, match="6 of its clips are in telephone too"):
-        replay.find(str(other), store.FeatureSet(features), {"telephone": judge}, processor, str(tiny))
+        options = recipes.Options(replay=str(other), model=str(tiny))
+        replay.find(options, store.FeatureSet(features), {"telephone": judge}, processor)
 
 
 def test_a_model_is_as_private_as_what_was_replayed():

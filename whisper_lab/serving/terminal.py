@@ -55,7 +55,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="txt (default), srt, vtt, or json with the time of every word",
     )
     add("--output-dir", type=Path, metavar="FOLDER", help="write a file for each instead of printing")
-    add("--overwrite", action="store_true", help="also over files that are in --output-dir already")
+    add("--overwrite", action="store_true", help="write also over files that are in --output-dir already")
     add = parser.add_argument_group("the page").add_argument
     add(
         "--compare",
@@ -192,12 +192,8 @@ def _has_sound(path: Path) -> bool:
     try:
         with containers.opened(path):
             return True
-    except audio.AudioError as error:
-        return error.reason not in (
-            "not audio",
-            "no sound in it",
-            "empty file",
-        )  # of what is damaged, the reason is told
+    except audio.AudioError as error:  # of any other reason people hear when it is transcribed
+        return error.reason not in ("not audio", "no sound in it", "empty file")
 
 
 def _with_suffix(paths: list[str], name: str) -> dict[str, str]:

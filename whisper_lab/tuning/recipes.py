@@ -185,14 +185,6 @@ def resolve(options: Options, model, clips: int, processes: int) -> Recipe:
     return Recipe(**given, **decided)
 
 
-def replayed(options: Options) -> str | None:
-    """--replay. Raises LabError where `options` ask for what does not go with it."""
-    for name in ("stream", "perturb", "adapt_windows") if options.replay else ():
-        if getattr(options, name):
-            raise LabError(f"--replay takes both feature sets as they are, whole; leave out --{name.replace('_', '-')}")
-    return options.replay
-
-
 def check_adapting(options: Options, unlabelled: bool) -> None:
     """Raises LabError where `options` ask for what goes with no --adapt-windows, or, on features without sentences, for
     no --adapt-windows."""

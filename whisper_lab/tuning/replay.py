@@ -10,6 +10,7 @@ from ..stores import streaming
 from ..stores.reading import Part
 from ..stores.store import FeatureSet
 from .canaries import Canary
+from .recipes import Options
 
 SHARE = 0.5  # clips for each of train, at most: of three clips in an epoch, one is then other speech
 
@@ -53,15 +54,20 @@ class Joined:
         return [value for split in self._splits for value in split.column(name)]
 
 
-def find(source: str, features: FeatureSet, canaries: dict[str, Canary], processor, model: str) -> Replay:
-    """What is replayed of `source`, a feature set in any language of the model, in a run on `features`: of its train,
-    every n-th clip, at most `SHARE` as many as the run's own.
+def find(options: Options, features: FeatureSet, canaries: dict[str, Canary], processor) -> Replay | None:
+    """What a run on `features` replays of --replay, a feature set in any language of the model: of its train, every
+    n-th clip, at most `SHARE` as many as the run's own. None without --replay.
 
-    Raises LabError where there is no such feature set, it does not fit the model, it has no sentences, and where its
-    clips are judged by.
+    Raises LabError where `options` ask for what does not go with it, there is no such feature set, it does not fit the
+    model, it has no sentences, and where its clips are judged by.
     """
-    there = streaming.open_features(source, stream=False)
-    if wrong := sources.misfit(model, processor, there):
+    if not (source := options.replay):
+        return None
+    for name in ("stream", "perturb", "adapt_windows"):
+        if getattr(options, name):
+            raise LabError(f"--replay takes both feature sets as they are, whole; leave out --{name.replace('_', '-')}")
+    there = streaming.open_features(source)
+    if wrong := sources.misfit(options.model, processor, there):
         raise LabError(f"--replay {source} holds {wrong}; make its features for this model")
     if "unlabelled" in there.manifest:
         raise LabError(f"--replay {source} holds no sentences, and they are what is learnt; choose other features")

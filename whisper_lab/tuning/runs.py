@@ -75,9 +75,7 @@ class Run:
             lambda: canaries.find(options.canary, features, self.processor, options.model)
         )
         self.splits |= {name: canary.split for name, canary in self.canaries.items()}
-        self.replay = recipes.replayed(options) and processes.in_turn(
-            lambda: replay.find(options.replay, features, self.canaries, self.processor, options.model)
-        )
+        self.replay = processes.in_turn(lambda: replay.find(options, features, self.canaries, self.processor))
         if self.replay:
             self.splits["train"] = replay.Joined(self.splits["train"], self.replay.split)
         self.locales = dict.fromkeys(SCORED, self.locale) | {name: c.locale for name, c in self.canaries.items()}

@@ -76,9 +76,7 @@ class Study:
         _, revision = processes.in_turn(lambda: checkpoint.folder(name))
         processor = checkpoint.load_processor(name)  # what is not whole is refused now, before the folder is claimed
         heard = processes.in_turn(lambda: canaries.find(first.canary, self.features, processor, name))
-        other = recipes.replayed(first) and processes.in_turn(
-            lambda: replay.find(first.replay, self.features, heard, processor, first.model)
-        )
+        other = processes.in_turn(lambda: replay.find(first, self.features, heard, processor))
         sizes = checkpoint.load_model(name)  # recipes depend on them
         clips = self.features.manifest["splits"]["train"]["rows"] + (len(other.split) if other else 0)
         found, rates = {}, {one.optimizer: [] for one in self.options}

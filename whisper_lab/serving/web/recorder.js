@@ -5,6 +5,7 @@ const words = props.words[(navigator.language || "en").slice(0, 2)] || props.wor
 const part = (name) => element.querySelector(".lab-" + name);
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 const EVERY = 300; // milliseconds between pieces
+const SHORTEST = 0.2; // seconds; in less nobody says anything
 const TAP = `registerProcessor("tap", class extends AudioWorkletProcessor {
   process([input]) { if (input[0]) this.port.postMessage(input[0].slice()); return true; }
 });`;
@@ -51,8 +52,13 @@ async function start() {
   const tap = new AudioWorkletNode(context, "tap");
   const key = [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
   recording = { key, stream, context, rate: context.sampleRate, pieces: [], sent: 0, count: 0, stopped: false };
+  recording.why = ""; // what the speaker is told where it was not the speaker who ended it
   const mine = recording;
-  stream.getTracks()[0].addEventListener("ended", () => { if (!mine.stopped) stop(words.unplugged); });
+  stream.getTracks()[0].addEventListener("ended", () => {
+    if (mine.stopped) return;
+    mine.why = words.unplugged;
+    stop();
+  });
   tap.port.onmessage = ({ data }) => {
     if (mine.stopped) return;
     mine.pieces.push(Int16Array.from(data, (x) => Math.max(-1, Math.min(1, x)) * 32767));
@@ -71,9 +77,10 @@ async function send(mine) {
   let fresh = 0; // how many pieces were sent
   while (true) {
     const stopped = mine.stopped;
+    if (stopped && mine.count < SHORTEST * mine.rate) return say(mine.why || words.too_soon);
     let full = false, behind = false;
     const piece = join(mine.pieces.slice(fresh));
-    if (piece.length || (stopped && mine.count)) { // the last of it may be empty
+    if (piece.length || stopped) { // the last of it may be empty
       try {
         const reply = await server.hear({
           key: mine.key, at: mine.sent, rate: mine.rate, samples: base64(piece), settings: window.labSettings || "",
@@ -90,7 +97,8 @@ async function send(mine) {
         continue;
       }
     }
-    if (full && !mine.stopped) stop(words.full);
+    if (full) mine.why = words.full;
+    if (full && !mine.stopped) stop();
     if ((stopped && !behind) || full) break;
     const seconds = Math.floor(mine.count / mine.rate);
     part("clock").textContent = Math.floor(seconds / 60) + ":" + String(seconds % 60).padStart(2, "0");
@@ -98,7 +106,6 @@ async function send(mine) {
     mine.level = 0;
     await sleep(EVERY);
   }
-  if (!mine.count) return say(mine.why || words.too_soon);
   window.labRecordings = { [mine.key]: URL.createObjectURL(wav(join(mine.pieces), mine.rate)) };
   say(mine.why || "");
   trigger("spoken", { key: mine.key });
@@ -112,9 +119,7 @@ function show(reply) {
   else say(reply.settled || reply.tentative ? words.listening : words.speak_now);
 }
 
-// `why`: what the speaker is told, if it was not the speaker who stopped.
-function stop(why) {
-  recording.why = why;
+function stop() {
   recording.stream.getTracks().forEach((track) => track.stop());
   recording.context.close();
   recording.stopped = true;
