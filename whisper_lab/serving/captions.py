@@ -103,11 +103,11 @@ def _pieces(segments: Sequence[Segment]) -> Iterator[tuple[str, float, float]]:
     """Words, and the pieces of those too long for a line: text without space, start and end in seconds."""
     for segment in segments:
         for word in segment.words or [segment]:
-            for token, start, end in _spread(word.text.split(), word.start, word.end):
-                yield from _spread(_hyphenated(token), start, end)
+            for token, start, end in spread(word.text.split(), word.start, word.end):
+                yield from spread(_hyphenated(token), start, end)
 
 
-def _spread(parts: list[str], start: float, end: float) -> Iterator[tuple[str, float, float]]:
+def spread(parts: list[str], start: float, end: float) -> Iterator[tuple[str, float, float]]:
     """Times for `parts` in proportion to their characters."""
     reached = [0, *accumulate(map(len, parts))]
     times = [start + (end - start) * share / max(reached) for share in reached if parts]

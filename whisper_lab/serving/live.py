@@ -48,7 +48,7 @@ class Listener:
         if self._since.size < 0.3 * rate:
             return " ".join(self.settled), self._text(self._before)
         sound = from_samples(rate, self._since)
-        speech = voice.stretches(voice.Detector()(sound, last=True))
+        speech = voice.stretches(*voice.Detector()(sound, last=True))
         if not speech:
             self._settle(self._before)
             self._before = []

@@ -9,8 +9,9 @@ import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from ..whisper.decoding import (
     DEFAULT,
     FALLBACK,
     MAX_NEW_TOKENS,
+    NO_SPEECH,
     POSITIONS,
     Decoded,
     Decoding,
@@ -30,11 +32,16 @@ from ..whisper.decoding import (
     token_limit,
     unlooped,
 )
-from .captions import Segment, Word
+from .captions import Segment, Word, spread
 
 AHEAD = 24  # windows looked at together, so that those of one length can be decoded together
 BATCH = 8  # windows decoded together
 NEW_SEGMENT = 0.6  # seconds of pause between words that begin a new segment
+SPLIT = 1.0  # seconds of pause that end a short window, as it was learnt from clips of one sentence
+SPARSE = 9.0  # characters for a second of speech; people speak 12 to 18
+MORE = 1.2  # times as many characters, for which a window is better decoded in pieces
+SURE = -0.8  # mean log probability a token; noise, tones and music were below -1.2, 9 in 10 human clips are above
+BRIEF = 0.02  # seconds; what is shorter is no word
 
 
 class Cancelled(Exception):
@@ -119,12 +126,14 @@ class Transcriber:
             total = None if total is None else min(end or total, total) - start
         progress.total = total
         prompt = self.prompt(decoding)
-        found = voice.windows(_until(blocks, cancelled), self.longest)
+        cut = voice.windows(_until(blocks, cancelled), self.longest, SPLIT if self.longest < FRAMES / 100 else inf)
+        decoded = partial(self._read, decoding=decoding, prompt=prompt, words=words, cancelled=cancelled)
         ahead = self.backend.workers  # few at first, so that text appears soon
-        while group := list(islice(found, ahead)):
-            for window, result in zip(group, self._read(group, decoding, prompt, words, cancelled)):
+        while group := list(islice(cut, ahead)):
+            for window, result in zip(group, decoded(group)):
                 progress.done = window.seconds[1]
-                yield from (shifted(one, start) for one in self._segments_of(window, *result))
+                for piece, found in self._complete(window, result, decoded):
+                    yield from (shifted(one, start) for one in self._segments_of(piece, *found))
             ahead = min(4 * ahead, AHEAD)
         progress.done = progress.total = progress.total or progress.done
 
@@ -140,6 +149,29 @@ class Transcriber:
         before = self.tokenizer(f" {decoding.prompt.strip()}", add_special_tokens=False).input_ids
         room = POSITIONS - MAX_NEW_TOKENS - len(ids) - 1  # the last words count: they stand next to the speech
         return [self.tokenizer.convert_tokens_to_ids("<|startofprev|>"), *before[-room:], *ids]
+
+    def _complete(self, window: voice.Window, result, decoded) -> Iterator[tuple]:
+        """`window` with its `result`, or its pieces with theirs, where there is too little text for the speech in it:
+        of a sentence that is said several times, Whisper writes one, and after a long pause at times nothing.
+
+        Of sound in which no speech was detected, the text is kept where the model is sure.
+        """
+        count = self._characters(result)
+        if not window.heard and (
+            result[0].logprob < SURE or result[0].rambles or (result[0].no_speech or 0) > NO_SPEECH
+        ):
+            return
+        if window.seconds_of_speech > voice.WHOLE and count < SPARSE * window.seconds_of_speech:
+            pieces = window.halves()
+            results = decoded(pieces)
+            if sum(map(self._characters, results)) > MORE * count and not any(one.rambles for one, _ in results):
+                for piece, found in zip(pieces, results):
+                    yield from self._complete(piece, found, decoded)
+                return
+        yield window, result
+
+    def _characters(self, result) -> int:
+        return len(self.tokenizer.decode(result[0].tokens, skip_special_tokens=True).strip())
 
     def _read(
         self, group, decoding: Decoding, prompt, words: bool, cancelled
@@ -250,7 +282,7 @@ class Transcriber:
                 words[-1] = Word(words[-1].text + text, words[-1].start, end)
             elif text:
                 words.append(Word(text, start, end))
-        return words
+        return _with_length(words)
 
     def facts(self) -> dict:
         """What has to be known to lay two copies side by side."""
@@ -273,6 +305,27 @@ def _in_speech(times: np.ndarray, speech: list[tuple[float, float]]) -> tuple[np
     moved = np.maximum(times, starts[np.minimum(after, len(starts) - 1)])
     before = np.maximum(np.searchsorted(starts, times) - 1, 0)  # the last stretch that had begun
     return np.minimum(moved, ends[-1]), np.minimum(times, ends[before])
+
+
+def _with_length(words: list[Word]) -> list[Word]:
+    """Words of no length share the time of the neighbour that is nearer, by their characters."""
+    groups: list[list[Word]] = []
+    wanting = False  # what the last of them waits for is the word after it
+    for i, word in enumerate(words):
+        brief = word.end - word.start < BRIEF
+        before = word.start - words[i - 1].end if i else inf
+        after = words[i + 1].start - word.end if i + 1 < len(words) else inf
+        if groups and (wanting or brief and before <= after):
+            groups[-1].append(word)
+            wanting = wanting and brief
+        else:
+            groups.append([word])
+            wanting = brief
+    return [
+        Word(text, start, end)
+        for group in groups
+        for text, start, end in spread([word.text for word in group], group[0].start, group[-1].end)
+    ]
 
 
 def shifted(segment: Segment, seconds: float) -> Segment:
