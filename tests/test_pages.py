@@ -592,7 +592,6 @@ def test_only_with_consent_clips_are_kept_and_they_can_be_heard_and_deleted(visi
     upload(visitor, sounds.one)
     result_text(visitor)
     visitor.click("#teach > button")
-    fill(visitor, "speaker", "Åsa")
     for button in ("#save-corrected", "#save"):
         visitor.click(button)
         expect(visitor.locator(status)).to_have_text(SWEDISH["need_consent"])
@@ -602,10 +601,15 @@ def test_only_with_consent_clips_are_kept_and_they_can_be_heard_and_deleted(visi
     visitor.check("#consent input")
     visitor.click("#save")
     expect(visitor.locator(status)).to_have_text(SWEDISH["nothing_to_save"])
+    segments, corrected = heard(sounds.one), visitor.locator(".lab-segments span").first
+    corrected.fill("1, 2")
     visitor.click("#save-corrected")
-    expect(visitor.locator(status)).to_have_text(SWEDISH["nothing_corrected"])
-    segments = heard(sounds.one)
-    visitor.locator(".lab-segments span").first.fill("Jag vill ha färsk fisk.")
+    expect(visitor.locator(status)).to_have_text(ERRORS["sv"]["no speaker"])
+    fill(visitor, "speaker", "Åsa")
+    visitor.click("#save-corrected")
+    expect(visitor.locator(f"{status} .lab-error")).to_have_text(f"0:00 1, 2 – {ERRORS['sv']['no letters']}")
+    assert not kept(page.mine)
+    corrected.fill("Jag vill ha färsk fisk.")
     visitor.click("#save-corrected")
     expect(visitor.locator(status)).to_contain_text(re.compile(r"Klipp hittills: 1\b"))
     visitor.click("#save-corrected")
@@ -637,6 +641,13 @@ def test_only_with_consent_clips_are_kept_and_they_can_be_heard_and_deleted(visi
     expect(visitor.locator(status)).to_have_text(SWEDISH["deleted"])
     assert kept(page.mine) == {corrected: "Jag vill ha färsk fisk."}
     assert [path.name for path in (page.mine / "sv-SE" / "clips").iterdir()] == [corrected]
+
+
+def test_a_clip_has_a_margin_that_no_neighbour_is_in():
+    at = [(1, 2), (2.1, 3), (3, 4), (6, 7), (6.9, 8)]
+    found = [teaching.around([captions.Segment(*times, "Hej.") for times in at], i) for i in range(len(at))]
+    assert found == [pytest.approx(one) for one in [(0.8, 2.05), (2.05, 3), (3, 4.2), (5.8, 7), (6.9, 8.2)]]
+    assert teaching.around([captions.Segment(0.1, 31, "Hej.")], 0) == (0, 31.2)
 
 
 def test_programs_may_ask_under_stable_names(page, sounds):

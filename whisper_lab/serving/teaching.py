@@ -59,7 +59,7 @@ def panel(collection: Collection, last: gr.State) -> None:
         )
 
     def keep_corrected(consent, speaker, edits: str, last, request: gr.Request):
-        """`edits`: texts by the number of their segment, as JSON. What was kept before is not kept again."""
+        """`edits`: texts by the number of their segment, as JSON. A clip that is there is not kept again."""
         here, segments = say(request), (last or {}).get("segments", ())
         if not consent:
             return failed(here["need_consent"]), gr.skip(), gr.skip()
@@ -67,18 +67,18 @@ def panel(collection: Collection, last: gr.State) -> None:
             return failed(texts.plain(Refused("no speaker", ""), language(request))), gr.skip(), gr.skip()
         new = {int(i): str(text) for i, text in json.loads(edits or "{}").items() if 0 <= int(i) < len(segments)}
         kept, refused, before = {}, [], (last or {}).get("kept", {})
+        there = {(clip["sentence"], clip["id"]) for clip in clips()}
         for i in sorted(new):
             one = captions.edited(segments[i], new[i])
-            if not one.edited or not one.text or before.get(i) == one.text:
+            if not one.edited or not one.text or before.get(i) in there and before[i][0] == one.text:
                 continue
             try:
-                collection.add(_sound(last, *around(segments, i)), one.text, speaker)
-                kept[i] = one.text
+                kept[i] = one.text, collection.add(_sound(last, *around(segments, i)), one.text, speaker)
             except (LabError, OSError) as error:
                 refused.append(f"{clock(one.start)} {one.text} – {texts.plain(error, language(request))}")
         if not kept and not refused:
-            return failed(here["nothing_corrected"]), gr.skip(), gr.skip()
-        done = here["saved_corrected"].format(count=len(kept), folder=collection.folder, total=len(clips()))
+            return failed(here["nothing_corrected" if segments else "nothing_to_save"]), gr.skip(), gr.skip()
+        done = here["saved_corrected"].format(count=len(kept), total=len(clips()))
         return note(done) + "".join(map(failed, refused)), listed(speaker), last | {"kept": before | kept}
 
     def remove(chosen: str | None, speaker: str, request: gr.Request):

@@ -9,7 +9,10 @@ from urllib.parse import quote
 from ..text import normalise
 from . import captions
 
-DOUBTFUL = 0.5  # the probability of a word below which it is marked
+# The probability of a word below which it is marked. Of 2,825 words that the untuned Whisper base heard in 374 human
+# clips, 30 % are marked: 55 % of those are wrong, and 70 % of all that are wrong are among them. With the sample's
+# tuned model, on short windows: 22 % of 2,776, 55 and 57 %. At 0.5, untuned, it is 59 and 51 %; at 0.7, 47 and 86.
+DOUBTFUL = 0.6
 
 
 def file_media(path: str) -> dict:

@@ -331,8 +331,9 @@ class Transformers:
             weights = (weights - weights.mean(-2, keepdim=True)) / weights.std(-2, keepdim=True, unbiased=False)
             matrix = _median_filter(weights, 7).mean(0)[len(start) : -1]
             path = np.stack(_dynamic_time_warping(-matrix.double().cpu().numpy()), axis=1)
-            # As CTranslate2 and openai/whisper: of text only, without times, languages and the end.
-            logits = output.logits[0, len(start) : -2, : self.model.config.eos_token_id].float()
+            # As CTranslate2 and openai/whisper: among text only, without times, languages and the end.
+            words = max(self.model.config.eos_token_id, *(token + 1 for token in text))  # a model may have its own
+            logits = output.logits[0, len(start) : -2, :words].float()
             chosen = logits.softmax(-1).gather(1, ids[0, len(start) + 1 : -1, None])
             result.append(Alignment(_starts(path, len(text)), chosen[:, 0].cpu().numpy()))
         return result
