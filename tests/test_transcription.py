@@ -51,12 +51,18 @@ def short(tiny, tmp_path, monkeypatch) -> Transcriber:
     return Transcriber(str(folder))
 
 
-def test_both_engines_write_the_same(exact_texts, sounds):
-    """The same weights in float32; what int8 costs is measured by benchmarks/transcription.py."""
+def test_both_engines_write_the_same(exact_texts, base_in_transformers, sounds):
+    """The same weights in float32; what int8 costs is measured by benchmarks/transcription.py. Of words, they are as
+    sure."""
     exact = Transcriber("sample")
     exact.backend = backends.CTranslate2(exact.folder, "cpu", 2, precision="float32")
     ours = [exact.text(sound) for sound in sounds]
     assert all(ours) and scoring.scores(exact_texts, ours)["wer_normalised"].value <= 1
+    sure = []
+    for transcriber in (exact, base_in_transformers):
+        (segment,) = transcriber.segments(sounds[0], words=True)
+        sure.append({word.text: word.probability for word in segment.words})
+    assert sure[0] == pytest.approx(sure[1], abs=0.02) and min(sure[0].values()) < 0.6 < max(sure[0].values()) < 1
 
 
 def test_the_terminal_reads_what_the_scores_read(base_in_transformers, exact_texts, clips, sounds):
@@ -119,7 +125,7 @@ def test_words_have_times_in_order_that_fit_what_is_said(engine, base, base_in_t
     segments = list(transcriber.segments(np.concatenate([pause, sounds[0], pause, sounds[1]]), words=True))
     words = [word for segment in segments for word in segment.words]
     assert len(words) > 5 and all(word.text == word.text.strip() for word in words)
-    assert all(word.start <= word.end for word in words)
+    assert all(word.start <= word.end and 0 < word.probability <= 1 for word in words)
     assert all(a.end <= b.start + 1e-6 for a, b in zip(words, words[1:]))
     assert 1.8 < words[0].start < 3 and words[-1].end < 4.1 + (sounds[0].size + sounds[1].size) / SAMPLE_RATE
     middle = 2 + sounds[0].size / SAMPLE_RATE

@@ -9,12 +9,14 @@ import html
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from functools import partial
 from itertools import accumulate
 from math import inf
 
 from .. import LabError
+from ..text import normalise
 
 FORMATS = ("txt", "srt", "vtt", "json")
 WIDTH = 42  # characters in a line; a caption has one line or two
@@ -52,21 +54,24 @@ CLAUSE_END = re.compile(r"(?:[,;:.!?…][\"'”’»)\]]*|[)\]–—])$")
 
 @dataclass(frozen=True)
 class Word:
-    """`text` without spaces around it, punctuation attached; times in seconds."""
+    """`text` without spaces around it, punctuation attached; times in seconds; `probability` as the model has it."""
 
     text: str
     start: float
     end: float
+    probability: float | None = None
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive speech; times in seconds, `text` stripped, `words` where the model timed them."""
+    """Consecutive speech; times in seconds, `text` stripped, `words` where the model timed them; `edited`: the text is
+    a person's."""
 
     start: float
     end: float
     text: str
     words: tuple[Word, ...] = ()
+    edited: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,11 +108,11 @@ def _pieces(segments: Sequence[Segment]) -> Iterator[tuple[str, float, float]]:
     """Words, and the pieces of those too long for a line: text without space, start and end in seconds."""
     for segment in segments:
         for word in segment.words or [segment]:
-            for token, start, end in spread(word.text.split(), word.start, word.end):
-                yield from spread(_hyphenated(token), start, end)
+            for token, start, end in _spread(word.text.split(), word.start, word.end):
+                yield from _spread(_hyphenated(token), start, end)
 
 
-def spread(parts: list[str], start: float, end: float) -> Iterator[tuple[str, float, float]]:
+def _spread(parts: list[str], start: float, end: float) -> Iterator[tuple[str, float, float]]:
     """Times for `parts` in proportion to their characters."""
     reached = [0, *accumulate(map(len, parts))]
     times = [start + (end - start) * share / max(reached) for share in reached if parts]
@@ -246,5 +251,58 @@ def _clock(seconds: float, point: str) -> str:
 
 def _row(timed: Segment | Word) -> dict:
     row = {"start": round(timed.start, 3), "end": round(timed.end, 3), "text": timed.text}
-    words = getattr(timed, "words", ())
-    return row | {"words": [_row(word) for word in words]} if words else row
+    if isinstance(timed, Word):
+        return row if timed.probability is None else row | {"probability": round(timed.probability, 3)}
+    row |= {"edited": True} if timed.edited else {}
+    return row | {"words": [_row(word) for word in timed.words]} if timed.words else row
+
+
+def from_json(text: str) -> tuple[list[Segment], dict]:
+    """The segments and the facts that `write` wrote as JSON. Raises LabError for anything else."""
+
+    def word(row: dict) -> Word:
+        return Word(str(row["text"]), float(row["start"]), float(row["end"]), row.get("probability"))
+
+    try:
+        facts = json.loads(text)
+        rows = [(row, tuple(map(word, row.get("words", ())))) for row in facts.pop("segments")]
+        return [
+            Segment(float(row["start"]), float(row["end"]), str(row["text"]), words, bool(row.get("edited")))
+            for row, words in rows
+        ], facts
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise LabError("that is no transcript in JSON; write one with --format json") from error
+
+
+def shared(words: Sequence[Word], start: float, end: float) -> list[Word]:
+    """`words` one after the other from `start` to `end`, each for as long as its share of their characters."""
+    times = _spread([word.text for word in words], start, end)
+    return [replace(word, start=start, end=end) for word, (_, start, end) in zip(words, times)]
+
+
+def edited(segment: Segment, text: str) -> Segment:
+    """`segment` with a person's `text`: words that stay keep their times, others share those of the words that they
+    replace, or the time between their neighbours."""
+    new, old = text.split(), segment.words
+    if new == segment.text.split():
+        return segment
+    words = [Word(text, segment.start, segment.end) for text in new] if old else []
+
+    def share(i: int, j: int, start: float, end: float) -> None:
+        words[i:j] = shared(words[i:j], start, end)
+
+    match = SequenceMatcher(None, [normalise(word.text) for word in old], list(map(normalise, new)), autojunk=False)
+    for _, a, b, i, j in sorted(match.get_opcodes(), key=lambda code: code[0] == "insert") if old else ():
+        if b - a == j - i:  # one for one: a name put right, a comma
+            pairs = zip(old[a:b], new[i:j])
+            words[i:j] = [word if word.text == text else Word(text, word.start, word.end) for word, text in pairs]
+        elif a < b:
+            share(i, j, old[a].start, old[b - 1].end)
+        else:
+            start = old[a - 1].end if a else segment.start
+            end = old[a].start if a < len(old) else segment.end
+            if end <= start:  # no room between them: said with the word before, or the first with the one after
+                i, j, with_ = (i - 1, j, words[i - 1]) if a else (i, j + 1, words[j])
+                start, end = with_.start, with_.end
+            share(i, j, start, end)
+    return replace(segment, text=" ".join(new), words=tuple(words), edited=True)

@@ -8,7 +8,7 @@ is still to be read. A model that learnt short windows is given windows as short
 import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
 from math import inf
@@ -32,13 +32,13 @@ from ..whisper.decoding import (
     token_limit,
     unlooped,
 )
-from .captions import Segment, Word, spread
+from .captions import Segment, Word, shared
 
 AHEAD = 24  # windows looked at together, so that those of one length can be decoded together
 BATCH = 8  # windows decoded together
 NEW_SEGMENT = 0.6  # seconds of pause between words that begin a new segment
 SPLIT = 1.0  # seconds of pause that end a short window, as it was learnt from clips of one sentence
-SPARSE = 9.0  # characters for a second of speech; people speak 12 to 18
+SPARSE = 11.0  # characters for a second of speech; people speak 12 to 18
 MORE = 1.2  # times as many characters, for which a window is better decoded in pieces
 SURE = -0.8  # mean log probability a token; noise, tones and music were below -1.2, 9 in 10 human clips are above
 BRIEF = 0.02  # seconds; what is shorter is no word
@@ -175,7 +175,7 @@ class Transcriber:
 
     def _read(
         self, group, decoding: Decoding, prompt, words: bool, cancelled
-    ) -> list[tuple[Decoded, np.ndarray | None]]:
+    ) -> list[tuple[Decoded, backends.Alignment | None]]:
         """Each window's text and, with `words`, the times of its tokens, in the order of `group`."""
         mels = [self.front_end.log_mel(window.samples) for window in group]
         results: list = [None] * len(group)
@@ -249,15 +249,18 @@ class Transcriber:
                 return best
         return best if first.rambles else first
 
-    def _segments_of(self, window: voice.Window, decoded: Decoded, times: np.ndarray | None) -> Iterator[Segment]:
+    def _segments_of(
+        self, window: voice.Window, decoded: Decoded, aligned: backends.Alignment | None
+    ) -> Iterator[Segment]:
         begin, end = window.seconds
         text = self.tokenizer.decode(decoded.tokens, skip_special_tokens=True).strip()
         if not any(c.isalnum() for c in text):
             return
-        if times is None:
+        if aligned is None:
             yield Segment(begin, end, text)
             return
-        words = self._words(decoded.tokens, *_in_speech(begin + np.minimum(times, end - begin), window.speech))
+        times = _in_speech(begin + np.minimum(aligned.times, end - begin), window.speech)
+        words = self._words(decoded.tokens, *times, aligned.probabilities)
         first = 0
         for i, word in enumerate(words):
             follows = words[i + 1] if i + 1 < len(words) else None
@@ -272,16 +275,16 @@ class Transcriber:
         starts = [i for i, piece in enumerate(pieces) if i == 0 or piece.startswith("Ġ")] + [len(tokens)]
         return [tokens[a:b] for a, b in zip(starts, starts[1:])]
 
-    def _words(self, tokens: list[int], starts: np.ndarray, ends: np.ndarray) -> list[Word]:
+    def _words(self, tokens: list[int], starts: np.ndarray, ends: np.ndarray, probabilities: np.ndarray) -> list[Word]:
         words, at = [], 0
         for piece in self.words_of(tokens):
-            start, end = float(starts[at]), float(ends[at := at + len(piece)])
-            end = max(start, end)
+            start, mean = float(starts[at]), float(probabilities[at : at + len(piece)].mean())
+            end = max(start, float(ends[at := at + len(piece)]))
             text = self.tokenizer.decode(piece, skip_special_tokens=True).strip()
             if words and not any(c.isalnum() for c in text):  # a mark by itself belongs to the word before
-                words[-1] = Word(words[-1].text + text, words[-1].start, end)
+                words[-1] = replace(words[-1], text=words[-1].text + text, end=end)
             elif text:
-                words.append(Word(text, start, end))
+                words.append(Word(text, start, end, mean))
         return _with_length(words)
 
     def facts(self) -> dict:
@@ -321,19 +324,15 @@ def _with_length(words: list[Word]) -> list[Word]:
         else:
             groups.append([word])
             wanting = brief
-    return [
-        Word(text, start, end)
-        for group in groups
-        for text, start, end in spread([word.text for word in group], group[0].start, group[-1].end)
-    ]
+    return [word for group in groups for word in shared(group, group[0].start, group[-1].end)]
 
 
 def shifted(segment: Segment, seconds: float) -> Segment:
     """The same segment, `seconds` later."""
     if not seconds:
         return segment
-    words = tuple(Word(w.text, w.start + seconds, w.end + seconds) for w in segment.words)
-    return Segment(segment.start + seconds, segment.end + seconds, segment.text, words)
+    words = tuple(replace(word, start=word.start + seconds, end=word.end + seconds) for word in segment.words)
+    return replace(segment, start=segment.start + seconds, end=segment.end + seconds, words=words)
 
 
 def _until(blocks: Iterable[np.ndarray], cancelled: Callable[[], bool]) -> Iterator[np.ndarray]:

@@ -186,8 +186,8 @@ def _reach(sounding: np.ndarray) -> int:
 def windows(
     blocks: Iterable[np.ndarray], longest: float, split: float = inf, margin: float = WHOLE
 ) -> Iterator[Window]:
-    """Cut a recording, given in `blocks` of any size, into windows of speech of at most `longest` seconds; sound between
-    them in which no speech was detected comes in windows of its own.
+    """Cut a recording, given in `blocks` of any size, into windows of speech of at most `longest` seconds, and into
+    others of the sound between them, in which no speech was detected.
 
     Windows are contiguous sound with up to `margin` seconds of quiet at each end, by default as much as clips have; of
     the pause between two, each gets half. They end at pauses of `split` seconds, else in the longest pause of their
