@@ -37,8 +37,7 @@ from .captions import Segment, Word, shared
 AHEAD = 24  # windows looked at together, so that those of one length can be decoded together
 BATCH = 8  # windows decoded together
 NEW_SEGMENT = 0.6  # seconds of pause between words that begin a new segment
-SPLIT = 1.0  # seconds of pause that end a short window, as it was learnt from clips of one sentence
-SPARSE = 11.0  # characters for a second of speech; people speak 12 to 18
+SPARSE = 12.0  # characters for a second of speech; people speak 13 to 18
 MORE = 1.2  # times as many characters, for which a window is better decoded in pieces
 SURE = -0.8  # mean log probability a token; noise, tones and music were below -1.2, 9 in 10 human clips are above
 BRIEF = 0.02  # seconds; what is shorter is no word
@@ -126,7 +125,7 @@ class Transcriber:
             total = None if total is None else min(end or total, total) - start
         progress.total = total
         prompt = self.prompt(decoding)
-        cut = voice.windows(_until(blocks, cancelled), self.longest, SPLIT if self.longest < FRAMES / 100 else inf)
+        cut = voice.windows(_until(blocks, cancelled), self.longest)
         decoded = partial(self._read, decoding=decoding, prompt=prompt, words=words, cancelled=cancelled)
         ahead = self.backend.workers  # few at first, so that text appears soon
         while group := list(islice(cut, ahead)):

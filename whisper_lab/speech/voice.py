@@ -183,15 +183,13 @@ def _reach(sounding: np.ndarray) -> int:
     return reached
 
 
-def windows(
-    blocks: Iterable[np.ndarray], longest: float, split: float = inf, margin: float = WHOLE
-) -> Iterator[Window]:
+def windows(blocks: Iterable[np.ndarray], longest: float, margin: float = WHOLE) -> Iterator[Window]:
     """Cut a recording, given in `blocks` of any size, into windows of speech of at most `longest` seconds, and into
     others of the sound between them, in which no speech was detected.
 
     Windows are contiguous sound with up to `margin` seconds of quiet at each end, by default as much as clips have; of
-    the pause between two, each gets half. They end at pauses of `split` seconds, else in the longest pause of their
-    later half or, where nobody pauses, where speech is least likely.
+    the pause between two, each gets half. They end in the longest pause of their later half or, where nobody pauses,
+    where speech is least likely.
     """
     detector, limit, edge = Detector(), int(longest / SECONDS), round(margin / SECONDS)
     ahead = 2 * edge + round(REACH / SECONDS)  # frames after a window that decide where it ends
@@ -215,7 +213,7 @@ def windows(
             begin = speech[0][0]
             if not last and probabilities.size < begin + limit + ahead:
                 break
-            stop, resume = _cut(speech, probabilities, limit, split / SECONDS)
+            stop, resume = _cut(speech, probabilities, limit)
             quiet = edge if resume is None else (resume - stop) // 2
             room = limit - (stop - begin)
             before = min(edge, begin, max(room // 2, room - quiet))
@@ -243,14 +241,12 @@ def _runs(sounding: np.ndarray, limit: int) -> list[tuple[int, int]]:
     return [(at, min(at + limit, b)) for a, b in runs if b - a >= LASTING / SECONDS for at in range(a, b, limit)]
 
 
-def _cut(speech, probabilities: np.ndarray, limit: int, split: float) -> tuple[int, int | None]:
+def _cut(speech, probabilities: np.ndarray, limit: int) -> tuple[int, int | None]:
     """Where the speech of the window ends that the first stretch begins, and where that of the next begins, if it is
     known; in frames."""
     begin = speech[0][0]
     inside = [stretch for stretch in speech if stretch[1] <= begin + limit]
     pauses = [(after[0] - before[1], before[1], after[0]) for before, after in zip(inside, speech[1:])]
-    for _, stop, resume in (pause for pause in pauses if pause[0] >= split):
-        return stop, resume
     if len(inside) == len(speech):
         return speech[-1][1], None
     if pauses:
