@@ -8,9 +8,9 @@ is still to be read. A model that learnt short windows is given windows as short
 import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,8 @@ from ..whisper.decoding import (
     token_limit,
     unlooped,
 )
-from .captions import Segment, Word
+from . import scripts
+from .captions import SENTENCE_END, Segment, Word, joined
 
 AHEAD = 24  # windows looked at together, so that those of one length can be decoded together
 BATCH = 8  # windows decoded together
@@ -130,7 +131,7 @@ class Transcriber:
 
     def text(self, samples: np.ndarray, decoding: Decoding = DEFAULT) -> str:
         """What is said in (samples,) float32 at 16 kHz."""
-        return " ".join(segment.text for segment in self.segments(samples, decoding))
+        return joined(self.segments(samples, decoding))
 
     def prompt(self, decoding: Decoding) -> list[int]:
         """What the decoder is given first: words to expect, if any, then language and task."""
@@ -219,37 +220,49 @@ class Transcriber:
 
     def _segments_of(self, window: voice.Window, decoded: Decoded, times: np.ndarray | None) -> Iterator[Segment]:
         begin, end = window.seconds
-        text = self.tokenizer.decode(decoded.tokens, skip_special_tokens=True).strip()
+        text = self.decoded(decoded.tokens)
         if not any(c.isalnum() for c in text):
             return
         if times is None:
-            yield Segment(begin, end, text)
+            yield Segment(begin, end, text.strip(), glued=scripts.goes_on(text))
             return
         words = self._words(decoded.tokens, *_in_speech(begin + np.minimum(times, end - begin), window.speech))
         first = 0
         for i, word in enumerate(words):
             follows = words[i + 1] if i + 1 < len(words) else None
-            if follows is None or follows.start - word.end > NEW_SEGMENT or word.text[-1] in ".!?…":
+            if follows is None or follows.start - word.end > NEW_SEGMENT or SENTENCE_END.search(word.text):
                 run = tuple(words[first : i + 1])
-                yield Segment(run[0].start, max(run[-1].end, run[0].start), " ".join(w.text for w in run), run)
+                yield Segment(run[0].start, max(run[-1].end, run[0].start), joined(run), run, run[0].glued)
                 first = i + 1
 
+    def decoded(self, tokens: list[int]) -> str:
+        """Their text, with the space that it begins with, if any."""
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
     def words_of(self, tokens: list[int]) -> list[list[int]]:
-        """The tokens of each word: a word begins at a token that begins with a space."""
-        pieces = self.tokenizer.convert_ids_to_tokens(tokens)
-        starts = [i for i, piece in enumerate(pieces) if i == 0 or piece.startswith("Ġ")] + [len(tokens)]
-        return [tokens[a:b] for a, b in zip(starts, starts[1:])]
+        """The tokens of each word: one begins at a token that begins with a space or, in scripts without spaces, with a
+        character that a line may begin with. A token may be a part of a character: none is parted."""
+        text = self.decoded(tokens)
+        ends = set(accumulate(map(len, scripts.parts(text))))
+        words, first, at = [], 0, 0
+        for i in range(1, len(tokens) + 1):
+            word = self.decoded(tokens[first:i])  # of part of a character, U+FFFD
+            if i == len(tokens) or (at + len(word) in ends and text.startswith(word, at)):
+                words.append(tokens[first:i])
+                first, at = i, at + len(word)
+        return words
 
     def _words(self, tokens: list[int], starts: np.ndarray, ends: np.ndarray) -> list[Word]:
         words, at = [], 0
         for piece in self.words_of(tokens):
             start, end = float(starts[at]), float(ends[at := at + len(piece)])
             end = max(start, end)
-            text = self.tokenizer.decode(piece, skip_special_tokens=True).strip()
+            text = self.decoded(piece)
             if words and not any(c.isalnum() for c in text):  # a mark by itself belongs to the word before
-                words[-1] = Word(words[-1].text + text, words[-1].start, end)
-            elif text:
-                words.append(Word(text, start, end))
+                words[-1] = replace(words[-1], text=(words[-1].text + text).rstrip(), end=end)
+            elif text.strip():
+                glued = not text[0].isspace() if words else scripts.goes_on(text)
+                words.append(Word(text.strip(), start, end, glued))
         return words
 
     def facts(self) -> dict:
@@ -279,8 +292,8 @@ def shifted(segment: Segment, seconds: float) -> Segment:
     """The same segment, `seconds` later."""
     if not seconds:
         return segment
-    words = tuple(Word(w.text, w.start + seconds, w.end + seconds) for w in segment.words)
-    return Segment(segment.start + seconds, segment.end + seconds, segment.text, words)
+    words = tuple(replace(w, start=w.start + seconds, end=w.end + seconds) for w in segment.words)
+    return replace(segment, start=segment.start + seconds, end=segment.end + seconds, words=words)
 
 
 def _until(blocks: Iterable[np.ndarray], cancelled: Callable[[], bool]) -> Iterator[np.ndarray]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ..text import normalise
-from . import captions
+from . import captions, scripts
 
 
 def file_media(path: str) -> dict:
@@ -26,10 +26,11 @@ def result(segments, facts: dict, media: dict, took: str, here: dict) -> str:
         for form, kind in zip(captions.FORMATS, ("text/plain", "application/x-subrip", "text/vtt", "application/json"))
     )
     cues = [[cue.start, cue.end, "\n".join(cue.lines)] for cue in captions.cues(segments)]
-    caption = f'<div class="lab-caption" data-cues="{html.escape(json.dumps(cues, ensure_ascii=False))}"></div>'
+    caption = html.escape(json.dumps(cues, ensure_ascii=False))
+    caption = f'<div class="lab-caption" dir="auto" data-cues="{caption}"></div>'
     rows = "".join(
         f'<li><button type="button" data-start="{s.start:.3f}" data-end="{s.end:.3f}">'
-        f"<time>{clock(s.start)}</time><span>{html.escape(s.text)}</span></button></li>"
+        f'<time>{clock(s.start)}</time><span dir="auto">{html.escape(s.text)}</span></button></li>'
         for s in segments
     )
     return (
@@ -59,18 +60,20 @@ def side_by_side(ours: str, theirs: str, our_name: str, their_name: str, here: d
     """Two texts, the words that only one of them has marked."""
     from difflib import SequenceMatcher
 
-    a, b = ours.split(), theirs.split()
+    a, b = scripts.parts(ours), scripts.parts(theirs)
     match = SequenceMatcher(None, [normalise(w) for w in a], [normalise(w) for w in b], autojunk=False)
     left, right, count = [], [], 0
     for kind, a0, a1, b0, b1 in match.get_opcodes():
         for words_, out in ((a[a0:a1], left), (b[b0:b1], right)):
-            text = html.escape(" ".join(words_))
-            if text:
-                out.append(text if kind == "equal" else f'<mark title="{here["only_here"]}">{text}</mark>')
+            text = html.escape("".join(words_))
+            if text and kind != "equal":
+                space = " " * text.startswith(" ")
+                text = f'{space}<mark title="{here["only_here"]}">{text.strip()}</mark>'
+            out.append(text)
         count += 0 if kind == "equal" else max(a1 - a0, b1 - b0)
     verdict = here["differences"].format(count=count, total=max(len(a), len(b))) if count else here["same"]
     columns = "".join(
-        f"<div><h4>{html.escape(name)}</h4><p>{' '.join(text)}</p></div>"
+        f'<div><h4>{html.escape(name)}</h4><p dir="auto">{"".join(text)}</p></div>'
         for name, text in ((our_name, left), (their_name, right))
     )
     return f'<div class="lab-two">{columns}</div><p class="lab-took">{verdict}</p>'
@@ -78,11 +81,11 @@ def side_by_side(ours: str, theirs: str, our_name: str, their_name: str, here: d
 
 def text_of(segments) -> str:
     lines = html.escape(captions.write(segments, "txt")).strip().split("\n")
-    return f'<p class="lab-text">{"<br>".join(lines)}</p>'
+    return f'<p class="lab-text" dir="auto">{"<br>".join(lines)}</p>'
 
 
 def plain(segments) -> str:
-    return " ".join(segment.text for segment in segments)
+    return captions.joined(segments)
 
 
 def note(text: str) -> str:
