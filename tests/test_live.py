@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
+from conftest import JAPANESE
 
 from whisper_lab.corpora import corpus
-from whisper_lab.serving import live
+from whisper_lab.serving import live, scripts
 from whisper_lab.serving.transcription import Transcriber
 from whisper_lab.speech import audio
 from whisper_lab.speech.audio import SAMPLE_RATE
-from whisper_lab.whisper.decoding import Decoding
+from whisper_lab.whisper.decoding import AUTO, Decoding
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,20 @@ def test_a_long_talk_without_a_pause_is_followed(base, talk, monkeypatch):
         before = settled
         assert listener._since.size <= 5.2 * SAMPLE_RATE
     assert len(before.split()) >= 4
+
+
+def test_japanese_is_settled_by_character_and_its_language_detected(base, espeak):
+    sound = np.pad(audio.read(espeak("ja", JAPANESE)), (0, SAMPLE_RATE))
+    listener, before, steps = live.Listener(base, Decoding(AUTO)), "", 0
+    for piece in spoken(np.round(32_767 * sound).astype(np.int16), 2.0):
+        settled, tentative = listener.hear(SAMPLE_RATE, piece)
+        assert settled.startswith(before) and "\ufffd" not in settled + tentative
+        steps += settled != before
+        before = settled
+    assert listener.decoding.language == "ja"
+    assert steps > 1 and len(before) > 10, "settled before all of it was said"
+    written = "".join(character for character in before if scripts.UNSPACED.match(character))
+    assert written in before and len(written) > 10
 
 
 def test_quiet_is_not_words(base):

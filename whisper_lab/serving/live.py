@@ -5,7 +5,7 @@ Transcription System"). Settled words are forced on the next pass, so no pass ca
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,12 +13,13 @@ from ..speech import voice
 from ..speech.audio import SAMPLE_RATE, from_samples
 from ..speech.features import FRAMES, pad
 from ..text import normalise
-from ..whisper.decoding import Decoding, loop, token_limit
+from ..whisper.decoding import AUTO, Decoding, loop, token_limit
 from ..whisper.windows import shortest
 from .scripts import goes_on
 from .transcription import Transcriber
 
 QUIET = 0.7  # seconds without speech after which what was said is settled
+TELLING = 3.0  # seconds of sound in which a language can be detected; before, it is taken for the model's own
 IDLE = 60.0  # seconds after which a speaker who does not send is forgotten
 KEPT = 3_600.0  # seconds that a whole recording waits for its turn to be transcribed
 LONGEST = 30 * 60  # seconds of one recording kept in memory
@@ -86,6 +87,8 @@ class Listener:
         mel = t.front_end.log_mel(sound)
         frames = shortest(mel.shape[1], t.lengths)
         forced = [token for word in self._forced for token in word]
+        if self.decoding.language == AUTO and sound.size >= TELLING * SAMPLE_RATE:
+            self.decoding = replace(self.decoding, language=t.detected(sound)[0])
         prompt = t.prompt(self.decoding)
         encoded = t.backend.encode(pad(mel, frames)[None])
         limit = max(8, token_limit(min(mel.shape[1], frames)) - len(forced))

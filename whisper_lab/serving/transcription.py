@@ -6,11 +6,13 @@ is still to be read. A model that learnt short windows is given windows as short
 """
 
 import importlib.metadata
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ from ..speech import audio, voice
 from ..speech.features import FRAMES, FrontEnd, pad
 from ..whisper import backends, checkpoint, windows
 from ..whisper.decoding import (
+    AUTO,
+    CERTAIN,
     DEFAULT,
     FALLBACK,
     MAX_NEW_TOKENS,
@@ -35,6 +39,7 @@ from .captions import SENTENCE_END, Segment, Word, joined
 
 AHEAD = 24  # windows looked at together, so that those of one length can be decoded together
 BATCH = 8  # windows decoded together
+LISTENED = 90.0  # seconds of speech, from the first on, that the language is detected in
 NEW_SEGMENT = 0.6  # seconds of pause between words that begin a new segment
 
 
@@ -44,16 +49,20 @@ class Cancelled(Exception):
 
 @dataclass
 class Progress:
-    """How far a transcription has come: seconds of the recording, of how many (None if the file does not say), and what
-    of it is damaged: the rest is transcribed."""
+    """How far a transcription has come: seconds of the recording, of how many (None if the file does not say); what of
+    it is damaged: the rest is transcribed; and the language's code and probability, where it was detected."""
 
     done: float = 0
     total: float | None = None
     damage: list[audio.Damage] = field(default_factory=list)
+    language: tuple[str, float] | None = None
 
     def facts(self) -> dict:
-        """What a transcript as JSON says of the damage; nothing where there is none."""
-        return {"damage": [asdict(one) for one in self.damage]} if self.damage else {}
+        """What a transcript as JSON says of the damage and the language detected; nothing where there is none."""
+        facts = {"damage": [asdict(one) for one in self.damage]} if self.damage else {}
+        if self.language:
+            facts |= {"language": self.language[0], "language_probability": round(self.language[1], 3)}
+        return facts
 
 
 class Transcriber:
@@ -88,11 +97,16 @@ class Transcriber:
         return (max(trained) if trained else FRAMES) / 100
 
     @cached_property
-    def language(self) -> str:
-        """The language that the model was tuned to, or Swedish."""
+    def tuned_to(self) -> str | None:
+        """The language that the model was tuned to, if any."""
         place = self.folder / "generation_config.json"
         named = files.read_json(place).get("language") if place.is_file() else None
-        return checkpoint.whisper_language(named.strip("<|>")) if named else "sv"
+        return checkpoint.whisper_language(named.strip("<|>")) if named else None
+
+    @property
+    def language(self) -> str:
+        """The language that the model was tuned to, or Swedish."""
+        return self.tuned_to or "sv"
 
     def segments(
         self,
@@ -121,6 +135,10 @@ class Transcriber:
         progress.total = total
         prompt = self.prompt(decoding)
         found = voice.windows(_until(blocks, cancelled), self.longest)
+        if decoding.language == AUTO and (first := list(islice(found, math.ceil(LISTENED / self.longest)))):
+            progress.language = self.detected(np.concatenate([window.samples for window in first]))
+            prompt = self.prompt(replace(decoding, language=progress.language[0]))
+            found = chain(first, found)
         ahead = self.backend.workers  # few at first, so that text appears soon
         while group := list(islice(found, ahead)):
             for window, result in zip(group, self._read(group, decoding, prompt, words, cancelled)):
@@ -133,9 +151,27 @@ class Transcriber:
         """What is said in (samples,) float32 at 16 kHz."""
         return joined(self.segments(samples, decoding))
 
+    @cuda.explained("detecting the language")
+    def detected(self, speech: np.ndarray) -> tuple[str, float]:
+        """The code of the language spoken in (samples,) float32 at 16 kHz, and how likely it is: the mean over windows
+        of 30 s, Whisper's own length, each by its seconds. A tuned model that is not certain has its own language:
+        tuning seldom teaches it to tell languages, and it forgets."""
+        size = FRAMES * audio.SAMPLE_RATE // 100
+        likely: Counter[str] = Counter()
+        for at in range(0, speech.size, size):
+            mel = self.front_end.log_mel(speech[at : at + size])
+            (found,) = self.backend.languages(self.backend.encode(pad(mel, FRAMES)[None]))
+            likely.update({code: p * min(size, speech.size - at) / speech.size for code, p in found.items()})
+        code, probability = likely.most_common(1)[0]
+        if self.tuned_to and probability < CERTAIN:
+            code = self.tuned_to
+        return code, likely[code]
+
     def prompt(self, decoding: Decoding) -> list[int]:
-        """What the decoder is given first: words to expect, if any, then language and task."""
-        ids = checkpoint.prompt_ids(self.tokenizer, decoding.language, decoding.task)
+        """What the decoder is given first: words to expect, if any, then language (the model's own before it is
+        detected) and task."""
+        language = self.language if decoding.language == AUTO else decoding.language
+        ids = checkpoint.prompt_ids(self.tokenizer, language, decoding.task)
         if not decoding.prompt.strip():
             return ids
         before = self.tokenizer(f" {decoding.prompt.strip()}", add_special_tokens=False).input_ids

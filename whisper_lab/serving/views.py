@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ..text import normalise
+from ..whisper.decoding import CERTAIN
 from . import captions, scripts
 
 
@@ -37,8 +38,18 @@ def result(segments, facts: dict, media: dict, took: str, here: dict) -> str:
         f'<div class="lab-result">{text_of(segments)}'
         f'<div class="lab-row"><button type="button" class="lab-copy" data-copied="{here["copied"]}">{here["copy"]}'
         f"</button>{downloads}</div>{_stage(media, caption)}"
-        f'<ol class="lab-segments">{rows}</ol><p class="lab-took">{html.escape(took)}</p></div>'
+        f'<ol class="lab-segments">{rows}</ol><p class="lab-took">{html.escape(took)}{_detected(facts, here)}</p></div>'
     )
+
+
+def _detected(facts: dict, here: dict) -> str:
+    """The language, if it was detected; player.js names it as the visitor's language does."""
+    if "language" not in facts:
+        return ""
+    code, probability = facts["language"], facts["language_probability"]
+    name = f'<span data-language="{code}" lang="{here["locale"]}">{code}</span>'
+    said = here["detected" if probability >= CERTAIN else "guessed"]
+    return f" · {said.format(language=name, percent=100 * probability)}"
 
 
 def _stage(media: dict, caption: str) -> str:
