@@ -402,7 +402,7 @@ UNSPACED = {
 def test_without_spaces_lines_end_between_characters_and_nothing_is_added(language):
     text = UNSPACED[language]
     assert "".join(scripts.parts(text)) == text
-    words = [Word(part.strip(), i / 5, (i + 1) / 5, part[0] != " ") for i, part in enumerate(scripts.parts(text))]
+    words = [Word(part.strip(), i / 5, (i + 1) / 5, glued=part[0] != " ") for i, part in enumerate(scripts.parts(text))]
     assert joined(words) == text
     for segment in (Segment(0, 15, text), Segment(0, len(words) / 5, text, tuple(words))):
         assert write([segment], "txt") == text + "\n"
@@ -413,6 +413,13 @@ def test_without_spaces_lines_end_between_characters_and_nothing_is_added(langua
         assert not any(scripts.unicodedata.category(line[0])[0] == "M" for line in lines), "a mark without its letter"
         for line in lines:
             assert line[0] not in "。、，！？」ーゃゅょっ" and line[-1] not in "「เแไใโ"
+
+
+def test_json_says_what_is_glued():
+    words = (Word("雨", 0, 1, glued=True), Word("です。", 1, 2, glued=True), Word("Tokyo", 2, 3))
+    (row,) = json.loads(write([Segment(0, 3, joined(words), words, glued=True)], "json"))["segments"]
+    assert row["text"] == "雨です。 Tokyo" and row["glued"]
+    assert [word.get("glued") for word in row["words"]] == [True, True, None]
 
 
 def test_lines_of_japanese_part_where_the_phrase_does():

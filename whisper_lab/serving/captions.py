@@ -283,5 +283,6 @@ def _clock(seconds: float, point: str) -> str:
 
 def _row(timed: Segment | Word) -> dict:
     row = {"start": round(timed.start, 3), "end": round(timed.end, 3), "text": timed.text}
+    row |= {"glued": True} if timed.glued else {}
     words = getattr(timed, "words", ())
     return row | {"words": [_row(word) for word in words]} if words else row

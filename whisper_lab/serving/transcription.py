@@ -268,7 +268,7 @@ class Transcriber:
             follows = words[i + 1] if i + 1 < len(words) else None
             if follows is None or follows.start - word.end > NEW_SEGMENT or SENTENCE_END.search(word.text):
                 run = tuple(words[first : i + 1])
-                yield Segment(run[0].start, max(run[-1].end, run[0].start), joined(run), run, run[0].glued)
+                yield Segment(run[0].start, max(run[-1].end, run[0].start), joined(run), run, glued=run[0].glued)
                 first = i + 1
 
     def decoded(self, tokens: list[int]) -> str:
@@ -298,7 +298,7 @@ class Transcriber:
                 words[-1] = replace(words[-1], text=(words[-1].text + text).rstrip(), end=end)
             elif text.strip():
                 glued = not text[0].isspace() if words else scripts.goes_on(text)
-                words.append(Word(text.strip(), start, end, glued))
+                words.append(Word(text.strip(), start, end, glued=glued))
         return words
 
     def facts(self) -> dict:
