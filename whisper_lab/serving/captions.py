@@ -45,7 +45,7 @@ CLINGERS = JOINTS | set(
     "en ett den det de min mitt mina din ditt dina sin sitt sina vår vårt våra er ert era hans hennes deras inte "
     "jag du han hon vi ni man är a an the my your his her its our their not i you he she it we they is are".split()
 )
-SENTENCE_ENDS, CLOSING = r".!?…。！？｡؟۔।॥။។៕།։", r"[\"'”’»)\]」』）】》〉]*"
+SENTENCE_ENDS, CLOSING = r".!?…。！？｡؟۔।॥။។៕።፧།։", r"[\"'”’»)\]」』）】》〉]*"
 SENTENCE_END = re.compile(f"[{SENTENCE_ENDS}]{CLOSING}$")
 ABBREVIATION = re.compile(r"^\W*([^\W\d]|kl|ca|nr|dr|mr|mrs|prof|[^\W\d]+(\.[^\W\d]+)+)\.$", re.IGNORECASE)
 UNFINISHED = re.compile(r"(?:-|\d|^\d+\.)$")  # the first part of a word, a number, an ordinal
@@ -93,10 +93,10 @@ def cues(segments: Sequence[Segment]) -> list[Cue]:
 
     At most two lines of 42 characters (16 of Chinese or Japanese), 1 to 7 s each, none over a pause of more than 1 s.
     Words without times get theirs by counting characters within the segment; times that run backwards are made not to.
-    A word of more than 42 characters (a compound, a URL) is cut evenly into pieces that end in a hyphen, but between
-    characters without one in scripts that have no spaces. Where speech leaves a caption less
-    than 1 s, it takes what is missing from the silence after, before, then from its neighbours, up to 2 s off its
-    words; speech still faster than that gets less than 1 s, never more than two lines.
+    A word of more than 42 characters (a compound, a URL) is cut evenly into pieces that end in a hyphen; scripts
+    without spaces are cut between characters, without one. Where speech leaves a caption less than 1 s, it takes what
+    is missing from the silence after, before, then from its neighbours, up to 2 s off its words; speech still faster
+    than that gets less than 1 s, never more than two lines.
     """
     pieces = list(_pieces(segments))
     if not pieces:
