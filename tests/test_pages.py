@@ -26,7 +26,7 @@ from browser import GREEDY, PHONE, base, clips, fill, fits, heard, lines, result
 from conftest import JAPANESE, ROOT
 from playwright.sync_api import expect
 
-from whisper_lab.serving import captions, live, scripts, selfcheck, views
+from whisper_lab.serving import captions, live, scripts, selfcheck, teaching, views
 from whisper_lab.serving.texts import ENGLISH, ERRORS, SWEDISH
 from whisper_lab.serving.transcription import Transcriber
 from whisper_lab.speech import audio
@@ -184,6 +184,20 @@ def pieces_sent(visitor) -> list[dict]:
     return pieces
 
 
+def carrying(segments, *texts: str | None) -> list[captions.Segment]:
+    """What the page shows of `segments` once their `texts` were corrected, from the first on; None: as it was."""
+    kept, _ = captions.from_json(captions.write(segments, "json"))
+    texts = [*texts, *[None] * (len(kept) - len(texts))]
+    changed = [one if text is None else captions.edited(one, text) for one, text in zip(kept, texts)]
+    return [one for one in changed if one.text]
+
+
+def downloaded(visitor, form: str) -> str:
+    with visitor.expect_download() as download:
+        visitor.click(f".lab-row a:text-is('{form.upper()}')")
+    return Path(download.value.path()).read_text(encoding="utf-8")
+
+
 def files_in(folders) -> set[Path]:
     return {path for folder in folders for path in folder.rglob("*") if path.is_file()}
 
@@ -267,6 +281,76 @@ def test_copied_is_the_text_line_by_line(read):
     assert copied == read.inner_text(".lab-text") and "\n" in copied, "after four seconds of silence"
 
 
+def test_a_text_corrected_in_place_is_in_text_files_and_captions(visit, sounds):
+    segments, visitor = heard(sounds.two), visit("en-GB")
+    upload(visitor, sounds.two)
+    result_text(visitor)
+    visitor.evaluate("window.player = document.querySelector('#result audio')")
+    shown, said = visitor.locator(".lab-segments span"), visitor.locator(".lab-row [role=status]")
+    marked = [word.text for one in segments for word in one.words if word.probability < views.DOUBTFUL]
+    assert marked and visitor.locator(".lab-text u").all_inner_texts() == marked
+    assert visitor.locator(".lab-segments u").all_inner_texts() == marked
+    assert visitor.locator(".lab-text u").first.get_attribute("title") == ENGLISH["doubtful"]
+    shot(visitor, "doubtful")
+
+    shown.first.click()
+    visitor.keyboard.press("ControlOrMeta+a")
+    visitor.keyboard.insert_text("Fru <i>Åke</i> & jag ")
+    shot(visitor, "editing")
+    written = downloaded(visitor, "json")  # in the middle of the edit
+    expected = carrying(segments, "Fru <i>Åke</i> & jag")
+    assert written == captions.write(expected, "json", base().facts()) and '"edited": true' in written
+    assert visitor.inner_text(".lab-text") == lines(expected) and not visitor.locator("#result i").count()
+    expect(said).to_have_text(ENGLISH["edited"])
+    for form in captions.FORMATS[:-1]:
+        assert downloaded(visitor, form) == captions.write(expected, form)
+    visitor.eval_on_selector("#result audio", "(audio, at) => { audio.currentTime = at }", expected[0].start + 0.1)
+    expect(visitor.locator(".lab-caption")).to_contain_text("<i>Åke</i>")
+    shot(visitor, "edited")
+
+    shown.last.click()
+    visitor.keyboard.type("x")
+    visitor.keyboard.press("Escape")
+    assert shown.last.inner_text() == segments[-1].text
+    assert visitor.evaluate("document.activeElement === [...document.querySelectorAll('.lab-segments button')].pop()")
+    visitor.keyboard.press("Tab")
+    visitor.keyboard.press("ControlOrMeta+a")
+    visitor.evaluate(
+        """() => navigator.clipboard.write([new ClipboardItem({
+          "text/html": new Blob(["<b>Två</b><br>rader"], { type: "text/html" }),
+          "text/plain": new Blob(["Två\\nrader"], { type: "text/plain" }) })])"""
+    )
+    visitor.keyboard.press("ControlOrMeta+v")
+    visitor.click(".lab-copy")  # as well
+    others = [None] * (len(segments) - 2)
+    expected = carrying(segments, "Fru <i>Åke</i> & jag", *others, "Två rader")
+    expect(visitor.locator(".lab-text")).to_have_text(lines(expected), use_inner_text=True)
+    assert visitor.evaluate("navigator.clipboard.readText()").strip() == lines(expected)
+    assert not visitor.locator("#result b").count()
+
+    visitor.route(re.compile("component_server"), lambda route: route.abort())
+    shown.first.click()
+    visitor.keyboard.press("ControlOrMeta+a")
+    visitor.keyboard.press("Delete")
+    visitor.keyboard.press("Enter")
+    expect(said).to_have_text(ENGLISH["edit_lost"])
+    visitor.unroute(re.compile("component_server"))
+    expect(said).to_have_text(ENGLISH["edited"])
+    expected = carrying(segments, "", *others, "Två rader")
+    assert downloaded(visitor, "srt") == captions.write(expected, "srt")
+    assert visitor.inner_text(".lab-text") == lines(expected)
+    shot(visitor, "emptied")
+    shown.first.fill(segments[0].text)
+    visitor.keyboard.press("Enter")
+    expected = carrying(segments, None, *others, "Två rader")
+    expect(visitor.locator(".lab-text")).to_have_text(lines(expected), use_inner_text=True)
+    assert downloaded(visitor, "json") == captions.write(expected, "json", base().facts())
+    shown.first.fill("x" * 3_000)
+    visitor.keyboard.press("Enter")
+    expect(said).to_have_text(ENGLISH["edit_too_long"].format(limit=2_000))
+    assert visitor.evaluate("player.isConnected"), "an edit plays nothing from its beginning"
+
+
 def test_a_second_model_beside_the_first_with_differences_marked(read, sounds, tiny):
     read.click("#compare")
     read.wait_for_selector(".lab-two")
@@ -335,6 +419,10 @@ def test_a_phone_shows_everything_without_scrolling_sideways(visit):
     visitor.wait_for_function("document.querySelector('#result audio').duration > 1")
     visitor.click("#compare")
     visitor.wait_for_selector(".lab-two")
+    text = visitor.locator(".lab-segments span").first
+    text.tap()
+    expect(text).to_be_focused()
+    shot(visitor, "phone-editing")
     assert fits(visitor)
     shot(visitor, "phone-result")
     for panel in ("options", "teach", "check"):
@@ -544,9 +632,8 @@ def test_a_microphone_that_is_refused_or_that_the_browser_does_not_give(visit):
 def test_only_with_consent_clips_are_kept_and_they_can_be_heard_and_deleted(visit, page, sounds):
     visitor, status = visit(), "#teach-status"
     upload(visitor, sounds.one)
-    text = result_text(visitor)
+    result_text(visitor)
     visitor.click("#teach > button")
-    expect(visitor.locator("#corrected textarea")).to_have_value(text)
     fill(visitor, "speaker", "Åsa")
     for button in ("#save-corrected", "#save"):
         visitor.click(button)
@@ -557,9 +644,14 @@ def test_only_with_consent_clips_are_kept_and_they_can_be_heard_and_deleted(visi
     visitor.check("#consent input")
     visitor.click("#save")
     expect(visitor.locator(status)).to_have_text(SWEDISH["nothing_to_save"])
-    fill(visitor, "corrected", "Jag vill ha färsk fisk.")
     visitor.click("#save-corrected")
-    expect(visitor.locator(status)).to_contain_text(re.compile(r"\b1 klipp"))
+    expect(visitor.locator(status)).to_have_text(SWEDISH["nothing_corrected"])
+    segments = heard(sounds.one)
+    visitor.locator(".lab-segments span").first.fill("Jag vill ha färsk fisk.")
+    visitor.click("#save-corrected")
+    expect(visitor.locator(status)).to_contain_text(re.compile(r"Klipp hittills: 1\b"))
+    visitor.click("#save-corrected")
+    expect(visitor.locator(status)).to_have_text(SWEDISH["nothing_corrected"])
     sentence = visitor.input_value("#sentence textarea")
     visitor.click("#reading button.record-button")
     visitor.wait_for_timeout(2000)
@@ -572,7 +664,8 @@ def test_only_with_consent_clips_are_kept_and_they_can_be_heard_and_deleted(visi
     corrected, reading = "sv-SE_000001.flac", "sv-SE_000002.flac"
     assert kept(page.mine) == {corrected: "Jag vill ha färsk fisk.", reading: sentence}
     sounds_kept = {name: audio.read(page.mine / "sv-SE" / "clips" / name) for name in (corrected, reading)}
-    np.testing.assert_allclose(sounds_kept[corrected], np.clip(audio.read(sounds.one), -1, 1), atol=1e-4)
+    start, end = teaching.around(segments, 0)
+    np.testing.assert_allclose(sounds_kept[corrected], audio.read(sounds.one, start=start, end=end), atol=1e-4)
     assert 1 < sounds_kept[reading].size / audio.SAMPLE_RATE < 4 and np.abs(sounds_kept[reading]).max() > 0.05
 
     visitor.get_by_label(SWEDISH["clips"], exact=True).click()

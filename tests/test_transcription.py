@@ -260,7 +260,8 @@ def test_words_are_all_of_the_text_and_part_no_character(base, text):
     assert len(words) == spaces if scripts.UNSPACED.search(text) is None else len(words) > 2 * spaces
     seconds = len(tokens) / 5
     window = voice.Window(0, np.zeros(int(seconds * SAMPLE_RATE), np.float32), [(0, seconds)])
-    segments = list(base._segments_of(window, Decoded(tokens, 0, 0, True), np.arange(len(tokens) + 1) / 5))
+    aligned = backends.Alignment(np.arange(len(tokens) + 1) / 5, np.ones(len(tokens)))
+    segments = list(base._segments_of(window, Decoded(tokens, 0, 0, True), aligned))
     assert joined(segments) == text.strip()
     for segment in segments:
         assert segment.text == joined(segment.words)

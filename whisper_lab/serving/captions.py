@@ -9,12 +9,14 @@ import html
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from functools import partial
 from itertools import accumulate
 from math import inf
 
 from .. import LabError
+from ..text import normalise
 from . import scripts
 
 FORMATS = ("txt", "srt", "vtt", "json")
@@ -54,23 +56,26 @@ CLAUSE_END = re.compile(rf"(?:[,;:、，；：､،؛၊{SENTENCE_ENDS}]{CLOSING
 
 @dataclass(frozen=True)
 class Word:
-    """`text` without spaces around it, punctuation attached; times in seconds. In scripts without spaces a word is a
-    character or a few, `glued` where no space parts it from the one before."""
+    """`text` without spaces around it, punctuation attached; times in seconds; `probability` as the model has it. In
+    scripts without spaces a word is a character or a few, `glued` where no space parts it from the one before."""
 
     text: str
     start: float
     end: float
+    probability: float | None = None
     glued: bool = False
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive speech; times in seconds, `text` stripped, `words` where the model timed them, `glued` as a word."""
+    """Consecutive speech; times in seconds, `text` stripped, `words` where the model timed them; `edited`: the text is
+    a person's; `glued` as a word."""
 
     start: float
     end: float
     text: str
     words: tuple[Word, ...] = ()
+    edited: bool = False
     glued: bool = False
 
 
@@ -284,5 +289,60 @@ def _clock(seconds: float, point: str) -> str:
 def _row(timed: Segment | Word) -> dict:
     row = {"start": round(timed.start, 3), "end": round(timed.end, 3), "text": timed.text}
     row |= {"glued": True} if timed.glued else {}
-    words = getattr(timed, "words", ())
-    return row | {"words": [_row(word) for word in words]} if words else row
+    if isinstance(timed, Word):
+        return row if timed.probability is None else row | {"probability": round(timed.probability, 3)}
+    row |= {"edited": True} if timed.edited else {}
+    return row | {"words": [_row(word) for word in timed.words]} if timed.words else row
+
+
+def from_json(text: str) -> tuple[list[Segment], dict]:
+    """The segments and the facts that `write` wrote as JSON. Raises LabError for anything else."""
+
+    def word(row: dict) -> Word:
+        glued = bool(row.get("glued"))
+        return Word(str(row["text"]), float(row["start"]), float(row["end"]), row.get("probability"), glued)
+
+    try:
+        facts = json.loads(text)
+        rows = [(row, tuple(map(word, row.get("words", ())))) for row in facts.pop("segments")]
+        flags = [(bool(row.get("edited")), bool(row.get("glued"))) for row, _ in rows]
+        return [
+            Segment(float(row["start"]), float(row["end"]), str(row["text"]), words, *two)
+            for (row, words), two in zip(rows, flags)
+        ], facts
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise LabError("that is no transcript in JSON; write one with --format json") from error
+
+
+def edited(segment: Segment, text: str) -> Segment:
+    """`segment` with a person's `text`: words that stay keep their times, others share those of the words that they
+    replace, or the time between their neighbours."""
+    text, old = " ".join(text.split()), segment.words
+    if text == segment.text:
+        return segment
+    parts = scripts.parts(text)
+    new = [part.strip() for part in parts]
+    words = [Word(part.strip(), segment.start, segment.end, glued=part[0] != " ") for part in parts] if old else []
+    words[:1] = [replace(word, glued=segment.glued) for word in words[:1]]
+
+    def share(i: int, j: int, start: float, end: float) -> None:
+        spread = _spread(new[i:j], start, end)
+        words[i:j] = [replace(word, start=start, end=end) for word, (_, start, end) in zip(words[i:j], spread)]
+
+    match = SequenceMatcher(None, [normalise(word.text) for word in old], list(map(normalise, new)), autojunk=False)
+    for _, a, b, i, j in sorted(match.get_opcodes(), key=lambda code: code[0] == "insert") if old else ():
+        if b - a == j - i:  # one for one: a name put right, a comma
+            words[i:j] = [
+                replace(was, glued=one.glued) if was.text == one.text else replace(one, start=was.start, end=was.end)
+                for was, one in zip(old[a:b], words[i:j])
+            ]
+        elif a < b:
+            share(i, j, old[a].start, old[b - 1].end)
+        else:
+            start = old[a - 1].end if a else segment.start
+            end = old[a].start if a < len(old) else segment.end
+            if end <= start:  # no room between them: said with the word before, or the first with the one after
+                i, j, with_ = (i - 1, j, words[i - 1]) if a else (i, j + 1, words[j])
+                start, end = with_.start, with_.end
+            share(i, j, start, end)
+    return replace(segment, text=text, words=tuple(words), edited=True)

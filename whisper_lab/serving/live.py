@@ -98,7 +98,7 @@ class Listener:
         words = t.words_of(tokens)
         if sound.size / SAMPLE_RATE <= t.longest - 1 or not (forced or tokens):
             return words, np.zeros(0)
-        times = t.backend.align(encoded, prompt[:-1], [[*forced, *tokens]], [min(mel.shape[1], FRAMES)])[0]
+        times = t.backend.align(encoded, prompt[:-1], [[*forced, *tokens]], [min(mel.shape[1], FRAMES)])[0].times
         at = np.cumsum([0, *map(len, self._forced), *map(len, words)])
         return words, times[at]
 

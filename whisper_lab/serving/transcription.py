@@ -180,7 +180,7 @@ class Transcriber:
 
     def _read(
         self, group, decoding: Decoding, prompt, words: bool, cancelled
-    ) -> list[tuple[Decoded, np.ndarray | None]]:
+    ) -> list[tuple[Decoded, backends.Alignment | None]]:
         """Each window's text and, with `words`, the times of its tokens, in the order of `group`."""
         mels = [self.front_end.log_mel(window.samples) for window in group]
         results: list = [None] * len(group)
@@ -254,15 +254,18 @@ class Transcriber:
                 return best
         return best if first.rambles else first
 
-    def _segments_of(self, window: voice.Window, decoded: Decoded, times: np.ndarray | None) -> Iterator[Segment]:
+    def _segments_of(
+        self, window: voice.Window, decoded: Decoded, aligned: backends.Alignment | None
+    ) -> Iterator[Segment]:
         begin, end = window.seconds
         text = self.decoded(decoded.tokens)
         if not any(c.isalnum() for c in text):
             return
-        if times is None:
+        if aligned is None:
             yield Segment(begin, end, text.strip(), glued=scripts.goes_on(text))
             return
-        words = self._words(decoded.tokens, *_in_speech(begin + np.minimum(times, end - begin), window.speech))
+        times = _in_speech(begin + np.minimum(aligned.times, end - begin), window.speech)
+        words = self._words(decoded.tokens, *times, aligned.probabilities)
         first = 0
         for i, word in enumerate(words):
             follows = words[i + 1] if i + 1 < len(words) else None
@@ -288,17 +291,17 @@ class Transcriber:
                 first, at = i, at + len(word)
         return words
 
-    def _words(self, tokens: list[int], starts: np.ndarray, ends: np.ndarray) -> list[Word]:
+    def _words(self, tokens: list[int], starts: np.ndarray, ends: np.ndarray, probabilities: np.ndarray) -> list[Word]:
         words, at = [], 0
         for piece in self.words_of(tokens):
-            start, end = float(starts[at]), float(ends[at := at + len(piece)])
-            end = max(start, end)
+            start, mean = float(starts[at]), float(probabilities[at : at + len(piece)].mean())
+            end = max(start, float(ends[at := at + len(piece)]))
             text = self.decoded(piece)
             if words and not any(c.isalnum() for c in text):  # a mark by itself belongs to the word before
                 words[-1] = replace(words[-1], text=(words[-1].text + text).rstrip(), end=end)
             elif text.strip():
                 glued = not text[0].isspace() if words else scripts.goes_on(text)
-                words.append(Word(text.strip(), start, end, glued=glued))
+                words.append(Word(text.strip(), start, end, mean, glued))
         return words
 
     def facts(self) -> dict:
@@ -328,7 +331,7 @@ def shifted(segment: Segment, seconds: float) -> Segment:
     """The same segment, `seconds` later."""
     if not seconds:
         return segment
-    words = tuple(replace(w, start=w.start + seconds, end=w.end + seconds) for w in segment.words)
+    words = tuple(replace(word, start=word.start + seconds, end=word.end + seconds) for word in segment.words)
     return replace(segment, start=segment.start + seconds, end=segment.end + seconds, words=words)
 
 

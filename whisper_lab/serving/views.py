@@ -10,6 +10,8 @@ from ..text import normalise
 from ..whisper.decoding import CERTAIN
 from . import captions, scripts
 
+DOUBTFUL = 0.5  # the probability of a word below which it is marked
+
 
 def file_media(path: str) -> dict:
     """How the browser plays a file that was uploaded."""
@@ -19,26 +21,44 @@ def file_media(path: str) -> dict:
 
 
 def result(segments, facts: dict, media: dict, took: str, here: dict) -> str:
-    """The transcript as a visitor gets it: text, player with captions, segments to click, downloads."""
-    name = media.get("name", "transcript")
+    """The transcript as a visitor gets it: text, player with captions, segments to hear and to correct, downloads."""
+    name, shown = media.get("name", "transcript"), parts(segments, facts, here)
     downloads = "".join(
-        f'<a download="{html.escape(name)}.{form}" '
-        f'href="data:{kind};charset=utf-8,{quote(captions.write(segments, form, facts))}">{form.upper()}</a>'
-        for form, kind in zip(captions.FORMATS, ("text/plain", "application/x-subrip", "text/vtt", "application/json"))
+        f'<a download="{html.escape(name)}.{form}" href="data:{kind};charset=utf-8,{quote(text)}">{form.upper()}</a>'
+        for (form, text), kind in zip(
+            shown["files"].items(), ("text/plain", "application/x-subrip", "text/vtt", "application/json")
+        )
     )
-    cues = [[cue.start, cue.end, "\n".join(cue.lines)] for cue in captions.cues(segments)]
-    caption = html.escape(json.dumps(cues, ensure_ascii=False))
-    caption = f'<div class="lab-caption" dir="auto" data-cues="{caption}"></div>'
-    rows = "".join(
-        f'<li><button type="button" data-start="{s.start:.3f}" data-end="{s.end:.3f}">'
-        f'<time>{clock(s.start)}</time><span dir="auto">{html.escape(s.text)}</span></button></li>'
-        for s in segments
-    )
+    cues = html.escape(json.dumps(shown["cues"], ensure_ascii=False))
+    caption = f'<div class="lab-caption" dir="auto" data-cues="{cues}"></div>'
+    rows = "".join(_row(segment, here) for segment in segments)
     return (
-        f'<div class="lab-result">{text_of(segments)}'
+        f'<div class="lab-result"><p class="lab-text" dir="auto">{shown["text"]}</p>'
         f'<div class="lab-row"><button type="button" class="lab-copy" data-copied="{here["copied"]}">{here["copy"]}'
-        f"</button>{downloads}</div>{_stage(media, caption)}"
+        f'</button>{downloads}<span class="lab-took" role="status" data-edited="{here["edited"]}" '
+        f'data-lost="{here["edit_lost"]}"></span></div>{_stage(media, caption)}'
+        f'<p class="lab-took" id="lab-hint">{here["edit_hint"]}</p>'
         f'<ol class="lab-segments">{rows}</ol><p class="lab-took">{html.escape(took)}{_detected(facts, here)}</p></div>'
+    )
+
+
+def parts(segments, facts: dict, here: dict) -> dict:
+    """What an edit changes of a result: its text as HTML, the captions, and the text of every download."""
+    return {
+        "text": _text(segments, here),
+        "cues": [[cue.start, cue.end, "\n".join(cue.lines)] for cue in captions.cues(segments)],
+        "files": {form: captions.write(segments, form, facts) for form in captions.FORMATS},
+    }
+
+
+def _row(segment, here: dict) -> str:
+    at = clock(segment.start)
+    return (
+        f'<li><button type="button" data-start="{segment.start:.3f}" data-end="{segment.end:.3f}" '
+        f'aria-label="{here["play_from"]} {at}"><time>{at}</time></button>'
+        f'<span contenteditable="plaintext-only" role="textbox" enterkeyhint="done" aria-describedby="lab-hint" '
+        f'dir="auto" aria-label="{here["text_from"]} {at}" data-empty="{here["removed"]}">'
+        f"{marked(segment.text, segment.words, here)}</span></li>"
     )
 
 
@@ -90,9 +110,26 @@ def side_by_side(ours: str, theirs: str, our_name: str, their_name: str, here: d
     return f'<div class="lab-two">{columns}</div><p class="lab-took">{verdict}</p>'
 
 
-def text_of(segments) -> str:
-    lines = html.escape(captions.write(segments, "txt")).strip().split("\n")
-    return f'<p class="lab-text" dir="auto">{"<br>".join(lines)}</p>'
+def text_of(segments, here: dict) -> str:
+    return f'<p class="lab-text" dir="auto">{_text(segments, here)}</p>'
+
+
+def _text(segments, here: dict) -> str:
+    words = [word for segment in segments for word in segment.words]
+    return marked(captions.write(segments, "txt").strip(), words, here).replace("\n", "<br>")
+
+
+def marked(text: str, words, here: dict) -> str:
+    """`text` as HTML; those of its `words` that the model doubted are underlined."""
+    pieces, written, at = [], 0, 0
+    for word in words:
+        if (begin := text.find(word.text, at)) < 0:
+            continue
+        at = begin + len(word.text)
+        if word.probability is not None and word.probability < DOUBTFUL:
+            pieces += [html.escape(text[written:begin]), f'<u title="{here["doubtful"]}">{html.escape(word.text)}</u>']
+            written = at
+    return "".join([*pieces, html.escape(text[written:])])
 
 
 def plain(segments) -> str:
