@@ -26,7 +26,7 @@ WIDE = 2.6  # Latin characters that a wide one takes of a line of 42: 16 to a li
 def parts(text: str) -> list[str]:
     """`text` cut before each space, and where a line may end without one: `"".join` of it is `text`."""
     cuts = [i for i in range(1, len(text)) if _may_part(text, i)]
-    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)])]
+    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)]) if a < b]
 
 
 def _may_part(text: str, at: int) -> bool:
