@@ -13,13 +13,13 @@ from ..speech import voice
 from ..speech.audio import SAMPLE_RATE, from_samples
 from ..speech.features import FRAMES, pad
 from ..text import normalise
-from ..whisper.decoding import AUTO, Decoding, loop, token_limit
+from ..whisper.decoding import AUTO, CERTAIN, Decoding, loop, token_limit
 from ..whisper.windows import shortest
 from .scripts import goes_on
 from .transcription import Transcriber
 
 QUIET = 0.7  # seconds without speech after which what was said is settled
-TELLING = 3.0  # seconds of sound in which a language can be detected; before, it is taken for the model's own
+TELLING = 3.0  # seconds of sound in which a language can be detected; until it is, it is taken for the model's own
 IDLE = 60.0  # seconds after which a speaker who does not send is forgotten
 KEPT = 3_600.0  # seconds that a whole recording waits for its turn to be transcribed
 LONGEST = 30 * 60  # seconds of one recording kept in memory
@@ -87,10 +87,12 @@ class Listener:
         mel = t.front_end.log_mel(sound)
         frames = shortest(mel.shape[1], t.lengths)
         forced = [token for word in self._forced for token in word]
-        if self.decoding.language == AUTO and sound.size >= TELLING * SAMPLE_RATE:
-            self.decoding = replace(self.decoding, language=t.detected(sound)[0])
-        prompt = t.prompt(self.decoding)
         encoded = t.backend.encode(pad(mel, frames)[None])
+        if self.decoding.language == AUTO and sound.size >= TELLING * SAMPLE_RATE:
+            (likely,) = t.backend.languages(encoded)
+            if likely[code := max(likely, key=likely.get)] >= CERTAIN:
+                self.decoding = replace(self.decoding, language=code)
+        prompt = t.prompt(self.decoding)
         limit = max(8, token_limit(min(mel.shape[1], frames)) - len(forced))
         tokens = t.backend.decode(encoded, prompt, limit, forced=forced)[0].tokens
         if (begin := loop([*forced, *tokens], copies=2)) is not None:
