@@ -443,7 +443,7 @@ def test_the_language_is_detected_where_a_visitor_asks_for_it(visit, espeak, loc
     upload(visitor, espeak("ja", JAPANESE))
     result_text(visitor)
     language = re.escape(here["detected"]).replace(r"\{language\}", name).replace(r"\{percent:\.0f\}", r"\d\d")
-    expect(visitor.locator("#result .lab-took")).to_contain_text(re.compile(language))
+    expect(visitor.locator("#result .lab-took").last).to_contain_text(re.compile(language))
     assert quote('"language": "ja"') in visitor.get_attribute("a[download$='.json']", "href")
     assert " " not in visitor.inner_text(".lab-text") and fits(visitor)
     shot(visitor, f"detected-{locale}")
@@ -468,8 +468,7 @@ def test_arabic_runs_from_right_to_left(visit, espeak, options):
     visitor.click("#teach > button")
     for place in (".lab-text", ".lab-segments span", ".lab-caption"):
         assert visitor.locator(place).first.evaluate("e => getComputedStyle(e).direction") == "rtl", place
-    corrected = visitor.locator("#corrected textarea").evaluate("e => [e.value, getComputedStyle(e).unicodeBidi]")
-    assert corrected == [visitor.inner_text(".lab-text"), "plaintext"]
+    assert visitor.locator("#sentence textarea").evaluate("e => getComputedStyle(e).unicodeBidi") == "plaintext"
     assert fits(visitor)
     shot(visitor, f"arabic-{'phone' if options else 'desktop'}")
 

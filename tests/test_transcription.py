@@ -9,7 +9,7 @@ from whisper_lab import LabError, files
 from whisper_lab.corpora import corpus
 from whisper_lab.scores import hypotheses, scoring
 from whisper_lab.serving import scripts
-from whisper_lab.serving.captions import joined
+from whisper_lab.serving.captions import cues, joined
 from whisper_lab.serving.transcription import Cancelled, Progress, Transcriber
 from whisper_lab.speech import audio, voice
 from whisper_lab.speech.audio import SAMPLE_RATE
@@ -268,6 +268,17 @@ def test_words_are_all_of_the_text_and_part_no_character(base, text):
         assert all(word.start < word.end <= word.start + 4 for word in segment.words)
     ends = sum(text.count(mark) for mark in "。！？។؟۔") - text.count("！")  # the last ends with the text
     assert len(segments) >= ends
+
+
+def test_japanese_has_times_by_character_and_captions_without_hyphens(base, espeak):
+    sound = audio.read(espeak("ja", JAPANESE))
+    segments = list(base.segments(sound, Decoding("ja", beams=1), words=True))
+    words = [word for segment in segments for word in segment.words]
+    assert len(words) > 10 and all(0 <= word.end - word.start < 1.5 for word in words)
+    assert joined(segments) == base.text(sound, Decoding("ja", beams=1))
+    lines = [line for cue in cues(segments) for line in cue.lines]
+    assert len(lines) > 1 and "".join(lines) == joined(segments).replace(" ", "")
+    assert all(scripts.width(line) <= 42 for line in lines)
 
 
 def test_a_character_that_was_never_finished_takes_no_other_with_it(base):
