@@ -613,7 +613,7 @@ def test_a_recording_that_is_as_long_as_any_may_be_stops_says_so_and_is_read(vis
     result_text(visitor)
     expect(recorder(visitor)).to_have_text(SWEDISH["full"])
     assert visitor.inner_text(".lab-button") == SWEDISH["record"]
-    assert re.match("0:0[12] ", visitor.inner_text("#result .lab-took"))
+    assert re.match("0:0[12] ", visitor.locator("#result .lab-took").last.inner_text())
 
 
 def test_a_microphone_that_is_refused_or_that_the_browser_does_not_give(visit):
