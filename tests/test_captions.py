@@ -6,7 +6,8 @@ import time
 import pytest
 
 from whisper_lab import LabError
-from whisper_lab.serving.captions import FORMATS, Cue, Segment, Word, cues, edited, from_json, write
+from whisper_lab.serving import scripts
+from whisper_lab.serving.captions import FORMATS, Cue, Segment, Word, cues, edited, from_json, joined, write
 
 SENTENCES = [
     "Regeringen har i dag beslutat att skjuta till tre miljarder kronor till vården, men det räcker inte på länge.",
@@ -429,3 +430,85 @@ def test_an_hour_of_speech_takes_under_two_seconds(vocabulary):
     assert time.process_time() - began < 2
     check_limits(shown)
     assert len(words_of(shown)) == 9_000
+
+
+UNSPACED = {
+    "Japanese": "今日はとても天気がよかったので、私は友と一緒に公園へ行きました。"
+    "そこでサンドイッチを食べて、「楽しかったね」と言いました。",
+    "Chinese": "我们昨天一起去了北京的一家图书馆，那里有很多关于历史的书。你喜欢看书吗？我用Python 3写了一个小程序！",
+    "Cantonese": "我哋今日一齊去飲茶，點心好好味。",
+    "Thai": "วันนี้อากาศดีมาก เราจึงไปเดินเล่นที่สวนสาธารณะด้วยกัน แล้วก็กินข้าวกลางวันที่ร้านเล็กๆ ใกล้แม่น้ำ",
+    "Lao": "ມື້ນີ້ອາກາດດີຫຼາຍ ພວກເຮົາໄປຍ່າງຫຼິ້ນນຳກັນທີ່ສວນສາທາລະນະ",
+    "Burmese": "ဒီနေ့ရာသီဥတုအရမ်းကောင်းတယ်။ ကျွန်တော်တို့ပန်းခြံကိုအတူတူသွားကြမယ်။",
+    "Khmer": "ថ្ងៃនេះអាកាសធាតុល្អណាស់។ យើងទៅដើរលេងនៅសួនច្បារជាមួយគ្នា។",
+    "Tibetan": "དེ་རིང་གནམ་གཤིས་ཡག་པོ་འདུག ང་ཚོ་མཉམ་དུ་གླིང་གར་འགྲོ། ཁྱེད་རང་ཕེབས་ཀྱི་ཡིན་པས།",
+}
+
+
+@pytest.mark.parametrize("language", UNSPACED)
+def test_without_spaces_lines_end_between_characters_and_nothing_is_added(language):
+    text = UNSPACED[language]
+    assert "".join(scripts.parts(text)) == text
+    words = [Word(part.strip(), i / 5, (i + 1) / 5, glued=part[0] != " ") for i, part in enumerate(scripts.parts(text))]
+    assert joined(words) == text
+    for segment in (Segment(0, 15, text), Segment(0, len(words) / 5, text, tuple(words))):
+        assert write([segment], "txt") == text + "\n"
+        shown = cues([segment])
+        lines = [line for cue in shown for line in cue.lines]
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+        assert all(line in text and scripts.width(line) <= 42 for line in lines)
+        assert not any(scripts.unicodedata.category(line[0])[0] == "M" for line in lines), "a mark without its letter"
+        for line in lines:
+            assert line[0] not in "。、，！？」ーゃゅょっ" and line[-1] not in "「เแไใโ"
+
+
+def test_json_says_what_is_glued():
+    words = (Word("雨", 0, 1, glued=True), Word("です。", 1, 2, glued=True), Word("Tokyo", 2, 3))
+    (row,) = json.loads(write([Segment(0, 3, joined(words), words, glued=True)], "json"))["segments"]
+    assert row["text"] == "雨です。 Tokyo" and row["glued"]
+    assert [word.get("glued") for word in row["words"]] == [True, True, None]
+
+
+def test_a_correction_without_spaces_adds_none_and_keeps_the_other_times():
+    words = tuple(Word(c, i, i + 1, 0.4, True) for i, c in enumerate(scripts.parts("私は東京に行く。")))
+    corrected = edited(Segment(0, 7, joined(words), words, glued=True), "私は京都に行く。")
+    assert corrected.text == joined(corrected.words) == "私は京都に行く。" and corrected.glued
+    assert [(word.start, word.end) for word in corrected.words[:2]] == [(0, 1), (1, 2)]
+    assert corrected.words[-1] == words[-1]
+    assert from_json(write([corrected], "json"))[0] == [corrected]
+
+
+def test_lines_of_japanese_part_where_the_phrase_does():
+    """16 characters to a line, after 。 and 、, else where a particle ends a phrase, and not within 一緒."""
+    shown = cues([Segment(0, 13, UNSPACED["Japanese"])])
+    assert [cue.lines for cue in shown] == [
+        ("今日はとても天気がよかったので、", "私は友と一緒に公園へ行きました。"),
+        ("そこでサンドイッチを食べて、", "「楽しかったね」と言いました。"),
+    ]
+    text = "昨日の午後私は古い友達と駅前で一緒に珈琲を飲んだ"
+    assert [cue.lines for cue in cues([Segment(0, 6, text)])] == [
+        ("昨日の午後私は古い友達と", "駅前で一緒に珈琲を飲んだ")
+    ]
+
+
+def test_latin_words_among_characters_stay_whole():
+    shown = cues([Segment(0, 9, "我们在Stockholm用TensorFlow和PyTorch训练了一个很大的神经网络模型")])
+    lines = [line for cue in shown for line in cue.lines]
+    assert len(lines) > 1
+    for word in ("Stockholm", "TensorFlow", "PyTorch"):
+        assert sum(word in line for line in lines) == 1
+
+
+def test_wide_characters_take_longer_to_read():
+    (latin,), (wide,) = cues([Segment(0, 1, "a" * 30)]), cues([Segment(0, 1, "字" * 30)])
+    assert wide.end - wide.start == pytest.approx(2.6 * (latin.end - latin.start), abs=0.1)
+
+
+@pytest.mark.parametrize("text", ["مرحبا، كيف حالك؟ أنا من GPS.", "שלום, מה שלומך היום?"])
+def test_lines_from_right_to_left_are_marked_in_subrip_alone(text):
+    """Its players take a line for left to right, and put the full stop at the wrong end."""
+    segments = [Segment(0, 2, text)]
+    assert write(segments, "srt").split("\n")[2] == f"\u202b{text}\u202c"
+    assert write(segments, "vtt").split("\n")[3] == text
+    assert write(segments, "txt") == text + "\n"
+    assert "\u202b" not in write([Segment(0, 2, "Hej då! שלום")], "srt")

@@ -23,10 +23,10 @@ import numpy as np
 import pytest
 import soundfile
 from browser import GREEDY, PHONE, base, clips, fill, fits, heard, lines, result_text, save, shot, upload
-from conftest import ROOT
+from conftest import JAPANESE, ROOT
 from playwright.sync_api import expect
 
-from whisper_lab.serving import captions, live, selfcheck, teaching, views
+from whisper_lab.serving import captions, live, scripts, selfcheck, teaching, views
 from whisper_lab.serving.texts import ENGLISH, ERRORS, SWEDISH
 from whisper_lab.serving.transcription import Transcriber
 from whisper_lab.speech import audio
@@ -215,7 +215,7 @@ def test_text_appears_while_one_speaks_and_settled_words_stay(visit, page):
     visitor, before = visit(), files_in(page.folders)
     pieces = pieces_sent(visitor)
     visitor.evaluate(
-        """() => { window.readings = []; const settled = document.querySelector('.lab-settled');
+        """() => { window.readings = [""]; const settled = document.querySelector('.lab-settled');
         new MutationObserver(() => readings.push(settled.textContent.trim())).observe(settled, {childList: true}); }"""
     )
     shot(visitor, "start")
@@ -360,7 +360,7 @@ def test_a_second_model_beside_the_first_with_differences_marked(read, sounds, t
     assert read.locator(".lab-two h4").all_inner_texts() == ["Whisper base", "/".join(tiny.parts[-2:])]
     assert [text.split() for text in read.locator(".lab-two p").all_inner_texts()] == [t.split() for t in expected]
     count, total = map(int, re.findall(r"\d+", read.inner_text("#comparison .lab-took")))
-    assert 0 < count <= total == max(len(text.split()) for text in expected)
+    assert 0 < count <= total == max(len(scripts.parts(text)) for text in expected)
     assert 0 < len(" ".join(read.locator(".lab-two div").first.locator("mark").all_inner_texts()).split()) <= count
 
 
@@ -429,6 +429,48 @@ def test_a_phone_shows_everything_without_scrolling_sideways(visit):
         visitor.click(f"#{panel} > button")
     assert fits(visitor)
     shot(visitor, "phone-panels")
+
+
+@pytest.mark.parametrize(
+    "locale, here, name, options",
+    [("sv-SE", SWEDISH, "japanska", {}), ("en-GB", ENGLISH, "Japanese", PHONE)],
+)
+def test_the_language_is_detected_where_a_visitor_asks_for_it(visit, espeak, locale, here, name, options):
+    visitor = visit(locale, **options)
+    visitor.click("#options > button")
+    choose(visitor, here, here["detect"])
+    shot(visitor, f"detect-{locale}")
+    upload(visitor, espeak("ja", JAPANESE))
+    result_text(visitor)
+    language = re.escape(here["detected"]).replace(r"\{language\}", name).replace(r"\{percent:\.0f\}", r"\d\d")
+    expect(visitor.locator("#result .lab-took").last).to_contain_text(re.compile(language))
+    assert quote('"language": "ja"') in visitor.get_attribute("a[download$='.json']", "href")
+    assert " " not in visitor.inner_text(".lab-text") and fits(visitor)
+    shot(visitor, f"detected-{locale}")
+
+
+def choose(visitor, here: dict, language: str) -> None:
+    """In the open options."""
+    visitor.get_by_label(here["language"], exact=True).fill(language)
+    visitor.keyboard.press("Enter")
+
+
+@pytest.mark.parametrize("options", [{}, PHONE])
+def test_arabic_runs_from_right_to_left(visit, espeak, options):
+    visitor = visit("en-GB", **options)
+    visitor.click("#options > button")
+    choose(visitor, ENGLISH, "Arabic")
+    visitor.click("#options > button")
+    upload(visitor, espeak("ar", "مرحبا، كيف حالك؟ أنا بخير، شكرا لك. الطقس جميل اليوم."))
+    assert re.search("[\u0600-\u06ff]", result_text(visitor))
+    visitor.click(".lab-segments button")
+    visitor.wait_for_selector(".lab-caption:not(:empty)")
+    visitor.click("#teach > button")
+    for place in (".lab-text", ".lab-segments span", ".lab-caption"):
+        assert visitor.locator(place).first.evaluate("e => getComputedStyle(e).direction") == "rtl", place
+    assert visitor.locator("#sentence textarea").evaluate("e => getComputedStyle(e).unicodeBidi") == "plaintext"
+    assert fits(visitor)
+    shot(visitor, f"arabic-{'phone' if options else 'desktop'}")
 
 
 def test_a_cancelled_upload_is_read_no_further(visit, sounds, windows):
@@ -555,8 +597,7 @@ def test_live_text_follows_the_options(visit):
     japanese = re.compile(r"[\u3040-\u9fff]")  # what Whisper writes when it is told that Swedish is Japanese
     visitor = visit("en-GB")
     visitor.click("#options > button")
-    visitor.get_by_label(ENGLISH["language"], exact=True).fill("Japanese")
-    visitor.keyboard.press("Enter")
+    choose(visitor, ENGLISH, "Japanese")
     speak(visitor)
     visitor.wait_for_function("document.querySelector('.lab-live').innerText.trim().length > 3")
     heard_live = visitor.inner_text(".lab-live")
@@ -572,7 +613,7 @@ def test_a_recording_that_is_as_long_as_any_may_be_stops_says_so_and_is_read(vis
     result_text(visitor)
     expect(recorder(visitor)).to_have_text(SWEDISH["full"])
     assert visitor.inner_text(".lab-button") == SWEDISH["record"]
-    assert re.match("0:0[12] ", visitor.inner_text("#result .lab-took"))
+    assert re.match("0:0[12] ", visitor.locator("#result .lab-took").last.inner_text())
 
 
 def test_a_microphone_that_is_refused_or_that_the_browser_does_not_give(visit):

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from .. import LabError
 from ..speech import audio
-from ..whisper.decoding import DEFAULT, Decoding
+from ..whisper.decoding import AUTO, DEFAULT, Decoding
 from . import captions, refusals, terminal, texts
 from .transcription import Cancelled, Progress, Transcriber
 from .views import clock, failed, marked, note, parts, plain, result, short, side_by_side, text_of, working
@@ -106,6 +107,8 @@ class Reader:
             seconds=f"{time.monotonic() - began:.1f}",
             model=short(self.transcriber.name),
         )
+        if progress.language:
+            decoding = replace(decoding, language=progress.language[0])
         kept = kept | {"segments": segments, "text": plain(segments), "decoding": decoding, "part": (start, end)}
         facts = self.transcriber.facts() | progress.facts()
         yield damaged, result(segments, facts, media, took, here), kept
@@ -189,6 +192,7 @@ def options_panel(transcriber: Transcriber) -> list:
     names = sorted(((name.title(), code) for code, name in LANGUAGES.items()), key=lambda pair: pair[0])
     with gr.Accordion(words("options"), open=False, elem_id="options"):
         with gr.Row():
+            names = [(words("detect"), AUTO), *names]
             spoken = gr.Dropdown(names, value=transcriber.language, label=words("language"), filterable=True)
             task = gr.Radio(
                 [(words("transcribe"), "transcribe"), (words("translate"), "translate")],

@@ -3,6 +3,7 @@
 from .. import LabError
 
 ENGLISH = {
+    "locale": "en",
     "title": "Speak Swedish",
     "title_film": "A film's words",
     "lead": "Press the button and speak. The text appears while you do; nothing is kept.",
@@ -22,6 +23,9 @@ ENGLISH = {
     "example": "Try an example",
     "options": "Options",
     "language": "Language spoken",
+    "detect": "Detect it",
+    "detected": "language detected: {language}, {percent:.0f} %",
+    "guessed": "language uncertain, taken for {language}, {percent:.0f} %",
     "task": "Write",
     "transcribe": "what is said",
     "translate": "it in English",
@@ -102,6 +106,7 @@ ENGLISH = {
     "wrong": "Something went wrong",
 }
 SWEDISH = {
+    "locale": "sv",
     "title": "Tala svenska",
     "title_film": "Filmens ord",
     "lead": "Tryck på knappen och tala. Texten kommer medan du talar; ingenting sparas.",
@@ -122,6 +127,9 @@ SWEDISH = {
     "example": "Prova ett exempel",
     "options": "Inställningar",
     "language": "Språk som talas",
+    "detect": "Känn igen det",
+    "detected": "språk som kändes igen: {language}, {percent:.0f} %",
+    "guessed": "språket är osäkert, taget för {language}, {percent:.0f} %",
     "task": "Skriv",
     "transcribe": "det som sägs",
     "translate": "det på engelska",

@@ -7,7 +7,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ..text import normalise
-from . import captions
+from ..whisper.decoding import CERTAIN
+from . import captions, scripts
 
 # The probability of a word below which it is marked. Of 2,825 words that the untuned Whisper base heard in 374 human
 # clips, 30 % are marked: 55 % of those are wrong, and 70 % of all that are wrong are among them. With the sample's
@@ -32,15 +33,15 @@ def result(segments, facts: dict, media: dict, took: str, here: dict) -> str:
         )
     )
     cues = html.escape(json.dumps(shown["cues"], ensure_ascii=False))
-    caption = f'<div class="lab-caption" data-cues="{cues}"></div>'
+    caption = f'<div class="lab-caption" dir="auto" data-cues="{cues}"></div>'
     rows = "".join(_row(segment, here) for segment in segments)
     return (
-        f'<div class="lab-result"><p class="lab-text">{shown["text"]}</p>'
+        f'<div class="lab-result"><p class="lab-text" dir="auto">{shown["text"]}</p>'
         f'<div class="lab-row"><button type="button" class="lab-copy" data-copied="{here["copied"]}">{here["copy"]}'
         f'</button>{downloads}<span class="lab-took" role="status" data-edited="{here["edited"]}" '
         f'data-lost="{here["edit_lost"]}"></span></div>{_stage(media, caption)}'
         f'<p class="lab-took" id="lab-hint">{here["edit_hint"]}</p>'
-        f'<ol class="lab-segments">{rows}</ol><p class="lab-took">{html.escape(took)}</p></div>'
+        f'<ol class="lab-segments">{rows}</ol><p class="lab-took">{html.escape(took)}{_detected(facts, here)}</p></div>'
     )
 
 
@@ -59,9 +60,19 @@ def _row(segment, here: dict) -> str:
         f'<li><button type="button" data-start="{segment.start:.3f}" data-end="{segment.end:.3f}" '
         f'aria-label="{here["play_from"]} {at}"><time>{at}</time></button>'
         f'<span contenteditable="plaintext-only" role="textbox" enterkeyhint="done" aria-describedby="lab-hint" '
-        f'aria-label="{here["text_from"]} {at}" data-empty="{here["removed"]}">'
+        f'dir="auto" aria-label="{here["text_from"]} {at}" data-empty="{here["removed"]}">'
         f"{marked(segment.text, segment.words, here)}</span></li>"
     )
+
+
+def _detected(facts: dict, here: dict) -> str:
+    """The language, if it was detected; player.js names it as the visitor's language does."""
+    if "language" not in facts:
+        return ""
+    code, probability = facts["language"], facts["language_probability"]
+    name = f'<span data-language="{code}" lang="{here["locale"]}">{code}</span>'
+    said = here["detected" if probability >= CERTAIN else "guessed"]
+    return f" · {said.format(language=name, percent=100 * probability)}"
 
 
 def _stage(media: dict, caption: str) -> str:
@@ -83,25 +94,27 @@ def side_by_side(ours: str, theirs: str, our_name: str, their_name: str, here: d
     """Two texts, the words that only one of them has marked."""
     from difflib import SequenceMatcher
 
-    a, b = ours.split(), theirs.split()
+    a, b = scripts.parts(ours), scripts.parts(theirs)
     match = SequenceMatcher(None, [normalise(w) for w in a], [normalise(w) for w in b], autojunk=False)
     left, right, count = [], [], 0
     for kind, a0, a1, b0, b1 in match.get_opcodes():
         for words_, out in ((a[a0:a1], left), (b[b0:b1], right)):
-            text = html.escape(" ".join(words_))
-            if text:
-                out.append(text if kind == "equal" else f'<mark title="{here["only_here"]}">{text}</mark>')
+            text = html.escape("".join(words_))
+            if text and kind != "equal":
+                space = " " * text.startswith(" ")
+                text = f'{space}<mark title="{here["only_here"]}">{text.strip()}</mark>'
+            out.append(text)
         count += 0 if kind == "equal" else max(a1 - a0, b1 - b0)
     verdict = here["differences"].format(count=count, total=max(len(a), len(b))) if count else here["same"]
     columns = "".join(
-        f"<div><h4>{html.escape(name)}</h4><p>{' '.join(text)}</p></div>"
+        f'<div><h4>{html.escape(name)}</h4><p dir="auto">{"".join(text)}</p></div>'
         for name, text in ((our_name, left), (their_name, right))
     )
     return f'<div class="lab-two">{columns}</div><p class="lab-took">{verdict}</p>'
 
 
 def text_of(segments, here: dict) -> str:
-    return f'<p class="lab-text">{_text(segments, here)}</p>'
+    return f'<p class="lab-text" dir="auto">{_text(segments, here)}</p>'
 
 
 def _text(segments, here: dict) -> str:
@@ -123,7 +136,7 @@ def marked(text: str, words, here: dict) -> str:
 
 
 def plain(segments) -> str:
-    return " ".join(segment.text for segment in segments)
+    return captions.joined(segments)
 
 
 def note(text: str) -> str:

@@ -149,6 +149,11 @@ class CTranslate2:
             decoded.append(Decoded(tokens[len(forced) :], logprob, result.no_speech_prob, len(tokens) < longest))
         return decoded
 
+    def languages(self, encoded) -> list[dict[str, float]]:
+        """How likely Whisper takes each language for the one spoken in each window of the batch: probabilities by code,
+        of the decoder's first token, as in openai/whisper."""
+        return [{token.strip("<|>"): p for token, p in one} for one in self.model.detect_language(encoded)]
+
     def align(self, encoded, start: list[int], texts: list[list[int]], frames: Sequence[int]) -> list[Alignment]:
         """When each token of `texts` was said, and how probable it was.
 
@@ -297,16 +302,28 @@ class Transformers:
         self, encoded, prompt: list[int], limit: int, beams: int = 1, temperature: float = 0, forced: Sequence[int] = ()
     ) -> list[Decoded]:
         """As CTranslate2's."""
-        import torch
-
         generation = self.model.generation_config
         with self._running():
             begin = prompt[: prompt.index(self.model.config.decoder_start_token_id) + 1]
-            ids = torch.tensor([begin] * len(encoded.last_hidden_state), device=self.model.device)
-            first = self.model(encoder_outputs=encoded, decoder_input_ids=ids).logits[:, -1].float().softmax(-1)
+            first = self._first(encoded, begin).softmax(-1)
             no_speech = first[:, generation.no_timestamps_token_id - 1].tolist()  # <|nospeech|> comes before it
             decoded = self._decode(self.model, encoded, [*prompt, *forced], limit, beams, temperature)
         return [Decoded(one.tokens, one.logprob, p, one.ended) for one, p in zip(decoded, no_speech)]
+
+    def _first(self, encoded, begin: list[int]):
+        """(batch, vocabulary) float32 logits of the token after `begin`."""
+        import torch
+
+        ids = torch.tensor([begin] * len(encoded.last_hidden_state), device=self.model.device)
+        return self.model(encoder_outputs=encoded, decoder_input_ids=ids).logits[:, -1].float()
+
+    def languages(self, encoded) -> list[dict[str, float]]:
+        """As CTranslate2's."""
+        ids = self.model.generation_config.lang_to_id
+        with self._running():
+            logits = self._first(encoded, [self.model.config.decoder_start_token_id])
+            probabilities = logits[:, list(ids.values())].softmax(-1).tolist()
+        return [dict(zip((token.strip("<|>") for token in ids), each)) for each in probabilities]
 
     def align(self, encoded, start: list[int], texts: list[list[int]], frames: Sequence[int]) -> list[Alignment]:
         """As CTranslate2's."""

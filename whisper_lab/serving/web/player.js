@@ -113,6 +113,9 @@ async function copy(button) {
 function arrived() {
   const mine = element.querySelector("[data-recording]");
   if (mine && window.labRecordings) mine.src = window.labRecordings[mine.dataset.recording] || "";
+  for (const name of element.querySelectorAll("[data-language]")) {
+    name.textContent = new Intl.DisplayNames(name.lang, { type: "language" }).of(name.dataset.language);
+  }
   if (element.querySelector(".lab-result")) {
     const json = downloads().find((link) => link.download.endsWith(".json")).href;
     edited = { transcript: decodeURIComponent(json.slice(json.indexOf(",") + 1)), texts: {} };
