@@ -19,6 +19,7 @@ from .scripts import goes_on
 from .transcription import Transcriber
 
 QUIET = 0.7  # seconds without speech after which what was said is settled
+UNSAID, ALONE = 0.1, 1.0  # seconds of new speech in which there is no word, and in which one has to be
 TELLING = 3.0  # seconds of sound in which a language can be detected; until it is, it is taken for the model's own
 IDLE = 60.0  # seconds after which a speaker who does not send is forgotten
 KEPT = 3_600.0  # seconds that a whole recording waits for its turn to be transcribed
@@ -37,6 +38,7 @@ class Listener:
     _since: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int16))  # after the last cut, at `rate`
     _forced: list[list[int]] = field(default_factory=list)  # tokens of the words settled since the last cut
     _before: list[list[int]] = field(default_factory=list)  # of the words that the last pass heard after those
+    _said: float = 0.0  # seconds after the last cut until which everything is settled
 
     @property
     def seconds(self) -> float:
@@ -62,19 +64,26 @@ class Listener:
             self._before = []
             self._cut(max(0, sound.size / SAMPLE_RATE - 1))
             return self.text, ""
-        words, times = self._pass(sound)
-        paused = sound.size / SAMPLE_RATE - speech[-1][1] * voice.FRAME / SAMPLE_RATE > QUIET
-        if paused:  # all of it was said
-            self._settle(words)
-            self._before = []
-            self._cut(speech[-1][1] * voice.FRAME / SAMPLE_RATE + QUIET / 2)
+        end, length = speech[-1][1] * voice.SECONDS, sound.size / SAMPLE_RATE
+        paused = length - end > QUIET
+        if paused and end < self._said + UNSAID:
+            if length - end > voice.WHOLE:
+                self._cut(end + QUIET)
             return self.text, ""
-        agreed = self._agreed(words[:-1])  # the last word may be half said
-        forced = len(self._forced)
+        words, times = self._pass(sound)
+        if (
+            not words and self._forced and end > self._said + ALONE
+        ):  # a pause was taken for the end: what follows, alone
+            self._cut(self._said)
+            sound = from_samples(rate, self._since)
+            words, times = self._pass(sound)
+        agreed = len(words) if paused else self._agreed(words[:-1])  # the last word may be half said
         self._settle(words[:agreed])
         self._before = words[agreed:]
-        if sound.size / SAMPLE_RATE > self.transcriber.longest - 1:  # make room, after a word that stays
-            self._make_room(words, times[forced:], agreed)
+        if paused:
+            self._said = end
+        if sound.size / SAMPLE_RATE > self.transcriber.longest - 1:
+            self._make_room(times)
         return self.text, self._text(self._before)
 
     def everything(self) -> tuple[int, np.ndarray]:
@@ -95,12 +104,11 @@ class Listener:
         prompt = t.prompt(self.decoding)
         limit = max(8, token_limit(min(mel.shape[1], frames)) - len(forced))
         tokens = t.backend.decode(encoded, prompt, limit, forced=forced)[0].tokens
-        if (begin := loop([*forced, *tokens], copies=2)) is not None:
-            tokens = tokens[: max(0, begin - len(forced))]
-        words = t.words_of(tokens)
-        if sound.size / SAMPLE_RATE <= t.longest - 1 or not (forced or tokens):
+        words = t.words_of(tokens[: loop(tokens, copies=2)])
+        if sound.size / SAMPLE_RATE <= t.longest - 1 or not (forced or words):
             return words, np.zeros(0)
-        times = t.backend.align(encoded, prompt[:-1], [[*forced, *tokens]], [min(mel.shape[1], FRAMES)])[0].times
+        text = [*forced, *(token for word in words for token in word)]
+        times = t.backend.align(encoded, prompt[:-1], [text], [min(mel.shape[1], FRAMES)])[0].times
         at = np.cumsum([0, *map(len, self._forced), *map(len, words)])
         return words, times[at]
 
@@ -117,14 +125,20 @@ class Listener:
             self.settled.append(self._text([word]))
             self._forced.append(word)
 
-    def _make_room(self, words: list[list[int]], times: np.ndarray, agreed: int) -> None:
-        if not agreed and not self._forced:  # two passes agree on nothing: better a doubtful word than none
-            self._settle(words)
-            agreed, self._before = len(words), []
-        self._cut(float(times[agreed]) if len(times) > agreed else self._since.size / self.rate)
+    def _make_room(self, times: np.ndarray) -> None:
+        """Leave the older half of the sound, up to a word that stays."""
+        if not self._forced:  # two passes agree on nothing: better a doubtful word than none
+            self._settle(self._before)
+            self._before = []
+        half = self._since.size / self.rate - self.transcriber.longest / 2
+        gone = min(len(self._forced), int(np.searchsorted(times, half)))
+        forced = self._forced[gone:]
+        self._cut(float(times[gone]) if gone < len(times) else self._since.size / self.rate)
+        self._forced = forced
 
     def _cut(self, seconds: float) -> None:
         self._since = self._since[int(seconds * self.rate) :]
+        self._said = max(0.0, self._said - seconds)
         self._forced = []
 
     def _text(self, words: list[list[int]]) -> str:
