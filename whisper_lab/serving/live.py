@@ -19,7 +19,7 @@ from .scripts import goes_on
 from .transcription import Transcriber
 
 QUIET = 0.7  # seconds without speech after which what was said is settled
-UNSAID, ALONE = 0.1, 1.0  # seconds of new speech in which there is no word, and in which one has to be
+UNSAID, WORDLESS = 0.1, 1.0  # seconds of more speech in which there is no word, and in which one has to be
 TELLING = 3.0  # seconds of sound in which a language can be detected; until it is, it is taken for the model's own
 IDLE = 60.0  # seconds after which a speaker who does not send is forgotten
 KEPT = 3_600.0  # seconds that a whole recording waits for its turn to be transcribed
@@ -39,6 +39,7 @@ class Listener:
     _forced: list[list[int]] = field(default_factory=list)  # tokens of the words settled since the last cut
     _before: list[list[int]] = field(default_factory=list)  # of the words that the last pass heard after those
     _said: float = 0.0  # seconds after the last cut until which everything is settled
+    _grown: float = 0.0  # seconds of speech after the last cut at which the text grew
 
     @property
     def seconds(self) -> float:
@@ -71,12 +72,14 @@ class Listener:
                 self._cut(end + QUIET)
             return self.text, ""
         words, times = self._pass(sound)
-        if (
-            not words and self._forced and end > self._said + ALONE
-        ):  # a pause was taken for the end: what follows, alone
-            self._cut(self._said)
-            sound = from_samples(rate, self._since)
-            words, times = self._pass(sound)
+        if words != self._before:
+            self._grown = end
+        elif end - self._grown > WORDLESS and not paused:  # Whisper took a pause for the end: what follows, alone
+            self._settle(words)
+            self._before = []
+            begin = max(0, int((self._grown - QUIET) * SAMPLE_RATE))
+            self._cut((begin + voice.quietest(sound[begin : begin + SAMPLE_RATE])) / SAMPLE_RATE)
+            return self.text, ""
         agreed = len(words) if paused else self._agreed(words[:-1])  # the last word may be half said
         self._settle(words[:agreed])
         self._before = words[agreed:]
@@ -139,6 +142,7 @@ class Listener:
     def _cut(self, seconds: float) -> None:
         self._since = self._since[int(seconds * self.rate) :]
         self._said = max(0.0, self._said - seconds)
+        self._grown = max(0.0, self._grown - seconds)
         self._forced = []
 
     def _text(self, words: list[list[int]]) -> str:

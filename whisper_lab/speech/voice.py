@@ -133,15 +133,19 @@ class Window:
 
     def halves(self) -> list["Window"]:
         """The window in two, cut where its middle half is quietest."""
-        loudness = np.square(self.samples[: self.samples.size // FRAME * FRAME]).reshape(-1, FRAME).mean(axis=1)
-        smooth = np.convolve(loudness, np.ones(2 * GAP) / (2 * GAP), "same")
-        quarter = loudness.size // 4
-        cut = (quarter + int(smooth[quarter : loudness.size - quarter].argmin())) * FRAME
+        quarter = self.samples.size // 4
+        cut = quarter + quietest(self.samples[quarter : self.samples.size - quarter])
         at = (self.start + cut) / SAMPLE_RATE
         before = [(a, min(b, at)) for a, b in self.speech if a < at]
         after = [(max(a, at), b) for a, b in self.speech if b > at]
         both = (Window(self.start, self.samples[:cut], before), Window(self.start + cut, self.samples[cut:], after))
         return [half for half in both if half.speech]
+
+
+def quietest(samples: np.ndarray) -> int:
+    """The sample in the middle of the quietest quarter of a second."""
+    loudness = np.square(samples[: samples.size // FRAME * FRAME]).reshape(-1, FRAME).mean(axis=1)
+    return int(np.convolve(loudness, np.ones(GAP) / GAP, "same").argmin()) * FRAME if loudness.size else 0
 
 
 def stretches(probabilities: np.ndarray, sounding: np.ndarray) -> list[tuple[int, int]]:
