@@ -3,6 +3,7 @@
 import re
 
 from .. import LabError
+from .views import clock
 
 REASONS = {
     "not youtube": "that is no link to a film on YouTube; paste one like https://www.youtube.com/watch?v=…",
@@ -24,7 +25,8 @@ REASONS = {
     "network": "YouTube was not reached, or the connection broke; check the network and try again, or upload the file",
     "rate": "YouTube says that this computer asks too often; wait an hour, or upload the file",
     "pytube": "pytube failed ({detail}); it has not been maintained since 2023: use --downloader yt-dlp",
-    "part": "start and end must lie within the film, which is {seconds:g} s long, and start before end",
+    "beyond": "{time} is beyond the end: there are {length} of it",
+    "order": "the start, {start}, must come before the end, {end}",
     "time": "{text!r} is no point in a film; write it as 1:02:03, 2:03, 75 or 1h2m3s",
     "cancelled": "cancelled; nothing was kept",
     "unknown": "the film could not be fetched ({detail}); try the link in a browser, or upload the file",
@@ -67,6 +69,8 @@ def reason_in(text: str) -> str | None:
 def check_part(start: float | None, end: float | None, seconds: float) -> tuple[float, float]:
     """Where a part of a film of so many seconds begins and ends. Raises Refused where it does not lie within."""
     first, last = start or 0.0, seconds if end is None else end
-    if not 0 <= first < min(last, seconds) or last > seconds + 1:  # YouTube gives whole seconds
-        raise Refused("part", seconds=seconds)
+    if first >= seconds or last > seconds + 1:  # YouTube gives whole seconds
+        raise Refused("beyond", time=clock(first if first >= seconds else last), length=clock(seconds))
+    if not 0 <= first < last:
+        raise Refused("order", start=clock(first), end=clock(last))
     return first, last

@@ -27,11 +27,9 @@ def panel(collection: Collection, last: gr.State) -> None:
 
     def keep(consent: bool, speaker: str, sentence: str, samples: np.ndarray | None, request: gr.Request):
         here = say(request)
-        if not consent:
-            return failed(here["need_consent"]), gr.skip()
+        if not consent or samples is None:
+            return failed(here["nothing_to_save" if consent else "need_consent"]), gr.skip()
         try:
-            if samples is None:
-                raise LabError(here["nothing_to_save"])
             name = collection.add(samples, sentence, speaker)
         except (LabError, OSError) as error:
             return failed(texts.plain(error, language(request))), gr.skip()
@@ -56,7 +54,7 @@ def panel(collection: Collection, last: gr.State) -> None:
     def keep_correction(consent, speaker, corrected, last, request: gr.Request):
         samples = None
         if last:
-            whole = audio.read(last["path"]) if "path" in last else last["samples"]
+            whole = audio.read(last["path"], None, *last["part"]) if "path" in last else last["samples"]
             samples = audio.from_samples(audio.SAMPLE_RATE, whole)
         return keep(consent, speaker, corrected, samples, request)
 

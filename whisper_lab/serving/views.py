@@ -2,19 +2,11 @@
 
 import html
 import json
-import mimetypes
 from pathlib import Path
 from urllib.parse import quote
 
 from ..text import normalise
 from . import captions
-
-
-def file_media(path: str) -> dict:
-    """How the browser plays a file that was uploaded."""
-    kind = (mimetypes.guess_type(path)[0] or "").split("/")[0]
-    source = f"gradio_api/file={quote(str(path))}"
-    return {"tag": "video" if kind == "video" else "audio", "src": source, "name": Path(path).stem}
 
 
 def result(segments, facts: dict, media: dict, took: str, here: dict) -> str:
@@ -48,11 +40,12 @@ def _stage(media: dict, caption: str) -> str:
             'referrerpolicy="strict-origin-when-cross-origin" title="YouTube"></iframe>'
         )
         return f'<div class="lab-stage lab-over">{inner}{caption}</div>'
-    source = f'data-recording="{media["recording"]}"' if "recording" in media else f'src="{html.escape(media["src"])}"'
+    about = " data-made" if media.get("made") else ""
+    about += f' data-recording="{media["recording"]}"' if "recording" in media else ""
+    sources = "".join(f'<source src="{html.escape(source)}">' for source in media.get("sources", ()))
     tag, over = media.get("tag", "audio"), " lab-over" if media.get("tag") == "video" else ""
-    return (
-        f'<div class="lab-stage{over}"><{tag} controls playsinline preload="metadata" {source}></{tag}>{caption}</div>'
-    )
+    player = f'<{tag} controls playsinline preload="metadata"{about}>{sources}</{tag}>'
+    return f'<div class="lab-stage{over}">{player}{caption}</div>'
 
 
 def side_by_side(ours: str, theirs: str, our_name: str, their_name: str, here: dict) -> str:

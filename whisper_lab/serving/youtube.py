@@ -10,10 +10,10 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from .. import LabError
 from .refusals import Refused, check_part, reason_in
@@ -46,11 +46,7 @@ def film_id(link: str) -> str:
     """
     from pytube import exceptions, extract
 
-    link = re.sub(r"\\([?=&])", r"\1", link.strip(" \t\r\n<>\"'").rstrip(".,;:!)"))  # as in text, or a shell's quoting
-    try:
-        parts = urlsplit(link if "://" in link else f"https://{link}")
-    except ValueError as error:  # such as http://[
-        raise Refused("not youtube") from error
+    link, parts = _parts(link)
     host, query = parts.netloc.lower(), parse_qs(parts.query)
     segments = [segment for segment in parts.path.split("/") if segment]
     if re.fullmatch(r"[\w-]{11}", link):
@@ -78,6 +74,27 @@ def film_id(link: str) -> str:
     if found != name:
         raise Refused("not youtube")
     return found
+
+
+def start_in(link: str) -> float | None:
+    """The second at which a link says that the film begins (t=75, t=1m15s, #t=75, start=, time_continue=), if any."""
+    _, parts = _parts(link)
+    said = parse_qs(parts.query.replace("?", "&")) | parse_qs(parts.fragment)
+    if "continue" in said:
+        return start_in(said["continue"][0])
+    for text in (one for key in ("t", "start", "time_continue") for one in said.get(key, ())):
+        with suppress(Refused):
+            return part(text) or None
+    return None
+
+
+def _parts(link: str) -> tuple[str, SplitResult]:
+    """A link as people paste it, without what stands around it in a text or a shell's quoting, and its parts."""
+    link = re.sub(r"\\([?=&])", r"\1", link.strip(" \t\r\n<>\"'").rstrip(".,;:!)"))
+    try:
+        return link, urlsplit(link if "://" in link else f"https://{link}")
+    except ValueError as error:  # such as http://[
+        raise Refused("not youtube") from error
 
 
 def look(link: str, max_minutes: float | None = None, downloader: str = "yt-dlp", start=None, end=None) -> Film:
