@@ -19,17 +19,16 @@ import soundfile
 from ..speech import audio, containers
 
 # A container by FFmpeg's name: the suffix by which a browser is told what it is, and what in it browsers play: all that
-# are of 2025 or later, and then some of them.
+# are of 2025 or later, and then some of them. (Bare AAC they play, but guess where a second lies in it.)
 PLAYED = {
     "mp3": (".mp3", {"mp3"}, set()),
-    "aac": (".aac", {"aac"}, set()),
     "flac": (".flac", {"flac"}, set()),
     "wav": (".wav", {"pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_f32le"}, set()),
     "ogg": (".ogg", {"opus", "vorbis"}, set()),
     "mov,mp4,m4a,3gp,3g2,mj2": (".mp4", {"aac", "mp3", "h264"}, {"hevc", "av1", "opus", "flac"}),
     "matroska,webm": (".webm", {"opus", "vorbis", "vp8", "vp9"}, {"aac", "mp3", "flac", "h264", "hevc", "av1"}),
 }
-TYPES = {".mp3": "audio/mpeg", ".aac": "audio/aac", ".flac": "audio/flac", ".wav": "audio/wav", ".ogg": "audio/ogg"}
+TYPES = {".mp3": "audio/mpeg", ".flac": "audio/flac", ".wav": "audio/wav", ".ogg": "audio/ogg"}
 TYPES |= {".mp4": "video/mp4", ".webm": "video/webm", ".m4a": "audio/mp4", ".opus": "audio/ogg"}
 for name, kind in TYPES.items():  # Gradio asks this machine's table, which may be all but empty
     mimetypes.add_type(kind, name)

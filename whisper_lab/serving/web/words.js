@@ -6,7 +6,7 @@
     [/^processing \|$/, () => words.working],
     [/^\d[\d.\/]*s$/, () => ""], // the seconds beside it, and how many were expected
     [/^Error$/, () => words.error],
-    [/exceed.* maximum allowed size of ([^:]+)/, (found) => words.too_big.replace("{most}", found[1])],
+    [/exceed.* maximum allowed size of ([^:]+)/, (found) => words.too_big.replace("{most}", found[1].replace("b", "B"))],
     [/^Connection to the server was lost/, () => words.page_lost],
     [/^(Connection errored out|Failed to fetch|NetworkError|Load failed)/, () => words.not_sent],
     [/^An error occurred/, () => words.wrong],
