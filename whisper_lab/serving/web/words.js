@@ -14,12 +14,10 @@
 
   function mend(node) {
     if (node.nodeType !== Node.TEXT_NODE) return node.childNodes.forEach(mend);
-    const text = node.nodeValue.trim();
-    if (!text || !node.parentElement || !node.parentElement.closest(WHERE)) return;
-    for (const [pattern, said] of SAID) {
-      const found = text.match(pattern);
-      if (found) node.nodeValue = said(found);
-    }
+    if (!node.parentElement || !node.parentElement.closest(WHERE)) return;
+    const text = node.nodeValue.trim(), entry = SAID.find(([pattern]) => pattern.test(text));
+    const ours = entry && entry[1](text.match(entry[0]));
+    if (entry && ours !== text) node.nodeValue = ours; // what is written is noticed here again
   }
 
   new MutationObserver((changes) => {
