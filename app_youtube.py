@@ -20,7 +20,7 @@ from whisper_lab.serving import terminal, views, youtube
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.Parser(__doc__)
     parser.add_argument("links", nargs="*", metavar="LINK", help="film to transcribe in the terminal; none: the page")
     add = parser.add_argument_group("the film").add_argument
     add("--start", metavar="TIME", help="where to begin, such as 1:30 (default: where the link says, as in …&t=90)")

@@ -720,9 +720,9 @@ def test_what_gradio_says_is_said_in_the_visitors_words(visit, tmp_path, locale,
     expect(notice).to_contain_text(here["error"])
     shot(visitor, f"too-large-{locale}")
     visitor.click("[data-testid=toast-close]")
-    visitor.route("**/gradio_api/queue/data*", lambda route: route.abort())
+    visitor.route(re.compile("gradio_api/(queue/data|app_id)"), lambda route: route.abort())
     visitor.click("#example")
     expect(notice).to_contain_text(here["page_lost"])
-    for english in ("Connection", "Error" * (locale != "en-GB") or "onnection to"):
-        expect(notice).not_to_contain_text(english)
+    expect(notice).not_to_contain_text("Connection")
+    visitor.wait_for_timeout(500 * bool(os.environ.get("SHOTS")))  # it comes slowly
     shot(visitor, f"page-lost-{locale}")

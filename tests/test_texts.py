@@ -27,7 +27,9 @@ def reasons() -> set[str]:
                 given = [given.body, given.orelse] if isinstance(given, ast.IfExp) else [given]
                 found |= {one.value for one in given if isinstance(one, ast.Constant)}
             elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "reason":
-                found |= {one.value for one in ast.walk(node.value) if isinstance(one, ast.Constant)} & {*texts_of("sv")}
+                found |= {one.value for one in ast.walk(node.value) if isinstance(one, ast.Constant)} & {
+                    *texts_of("sv")
+                }
     return found | {*refusals.REASONS}
 
 
@@ -53,7 +55,11 @@ def test_no_sentence_names_a_path_of_this_computer(language, capsys):
         assert said and "{" not in said
         assert "/" not in said.replace("https://www.youtube.com/watch?v=…", ""), said
     assert not capsys.readouterr().err
-    for error in (audio.AudioError("/srv/lab/a.wav", "no such reason"), OSError(2, "gone", "/srv/lab/b"), KeyError("/c")):
+    for error in (
+        audio.AudioError("/srv/lab/a.wav", "no such reason"),
+        OSError(2, "gone", "/srv/lab/b"),
+        KeyError("/c"),
+    ):
         said = texts.plain(error, language)
         assert said == texts.TEXTS[language]["wrong"]
         assert str(error) in capsys.readouterr().err, "who runs the page is told"
