@@ -589,7 +589,7 @@ def test_programs_may_ask_under_stable_names(page, sounds):
     assert damage[0]["reason"] == "truncated" and damage[0]["detail"].endswith("s missing")
     plain = client.predict(handle_file(sounds.one), api_name="/transcribe")  # as README has it
     assert plain["text"] and plain["segments"]
-    part = client.predict(handle_file(sounds.long), *options, "26", api_name="/transcribe")
+    part = client.predict(handle_file(sounds.long), *options, start="26", api_name="/transcribe")
     assert part["text"] == " ".join(segment.text for segment in heard(sounds.long, start=26))
     with pytest.raises(AppError, match="is after its end: it is 0:3"):
         client.predict(handle_file(sounds.long), *options, "1:00", api_name="/transcribe")

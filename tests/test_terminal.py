@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, inside, script
@@ -138,6 +139,17 @@ def test_mistakes_are_one_line(tmp_path, name, arguments, said):
         arguments = ["https://youtu.be/dQw4w9WgXcQ", *arguments[1:]]
     done = inside(name, *arguments, cwd=tmp_path, check=False)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_address_of_the_sixth_version(monkeypatch):
+    import app
+    from whisper_lab.serving import pages
+
+    monkeypatch.setattr(pages, "check_host", lambda host: None)
+    asked = {}
+    page = SimpleNamespace(queue=lambda **how: None, launch=lambda **how: (None, asked.update(how), None))
+    pages.serve(page, app.parse_args(["--host", "::1"]))
+    assert asked["server_name"] == "[::1]"
 
 
 def test_a_link_that_is_none_is_said(tmp_path, tiny):

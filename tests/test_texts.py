@@ -2,6 +2,7 @@
 
 import ast
 import errno
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -18,19 +19,18 @@ RAISED = {"AudioError": 1, "Refused": 0, "Damage": 0}  # where among its argumen
 
 def reasons() -> set[str]:
     """Every reason that the code gives to an error which a visitor can meet."""
-    found = set()
+    found = {*refusals.REASONS}
     folders = (ROOT / "whisper_lab" / name for name in ("speech", "serving"))
-    for path in (*(path for folder in folders for path in folder.rglob("*.py")), collection.__file__):
-        for node in ast.walk(ast.parse(open(path, encoding="utf-8").read())):
+    for path in (*(path for folder in folders for path in folder.rglob("*.py")), Path(collection.__file__)):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            given = None
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in RAISED:
                 given = node.args[RAISED[node.func.id]]
-                given = [given.body, given.orelse] if isinstance(given, ast.IfExp) else [given]
-                found |= {one.value for one in given if isinstance(one, ast.Constant)}
             elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "reason":
-                found |= {one.value for one in ast.walk(node.value) if isinstance(one, ast.Constant)} & {
-                    *texts_of("sv")
-                }
-    return found | {*refusals.REASONS}
+                given = node.value
+            either = [given.body, given.orelse] if isinstance(given, ast.IfExp) else [given]
+            found |= {one.value for one in either if isinstance(one, ast.Constant)}
+    return found
 
 
 def texts_of(language: str) -> dict[str, str]:
