@@ -691,6 +691,9 @@ def test_any_sound_is_taken_whatever_its_name_and_has_a_player(visit, page, soun
 def test_a_part_of_an_upload_and_one_that_is_none(visit, sounds, locale, options):
     visitor, language = visit(locale, **options), locale[:2]
     visitor.click("#options > button")
+    upload(visitor, sounds.one)
+    assert result_text(visitor) == lines(heard(sounds.one))
+    visitor.evaluate("document.querySelector('.lab-result').remove()")
     fill(visitor, "from", "0.26")
     upload(visitor, sounds.long)
     assert result_text(visitor) == lines(heard(sounds.long, start=26))
