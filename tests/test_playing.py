@@ -3,6 +3,7 @@
 import mimetypes
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -93,6 +94,20 @@ def test_of_what_is_not_whole_the_sound_is_made_anew_as_it_was_heard(tmp_path):
         playing._make(path, 1.0, f"{path}.1.flac", made, lambda: False)
         assert audio.seconds_of(f"{path}.1.flac") == 1
         assert {str(one) for one in tmp_path.glob(f"{name}*.flac")} <= made
+
+
+def test_what_lies_beside_an_upload_is_deleted_with_it(tmp_path):
+    from gradio.route_utils import delete_files_created_by_app
+
+    made = playing.Names()
+    path = str(coded(tmp_path / "talk", "libmp3lame", "mp3"))
+    playing.media(path, None, made, lambda: False)
+    playing._make(path, None, f"{path}.flac", made, lambda: False)
+    assert len(list(tmp_path.iterdir())) == 3
+    for name in made:  # as in a loop of Gradio's
+        made.add(f"{name}.partial")
+    delete_files_created_by_app(SimpleNamespace(blocks={}, temp_file_sets=[made]), None)
+    assert [one.name for one in tmp_path.iterdir()] == ["talk"]
 
 
 def test_who_gives_up_or_sends_no_sound_leaves_nothing(tmp_path, capsys):

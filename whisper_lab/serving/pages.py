@@ -54,7 +54,7 @@ class Reader:
         self.options = options
         self.transcriber = terminal.transcriber(options)
         self.compare = terminal.compared(options)
-        self.made: set[str] = set()  # files beside uploads, to be deleted with them
+        self.made = playing.Names()  # of what lies beside uploads, to be deleted with them
         self._stops: dict[str, threading.Event] = {}
         self._loading = threading.Lock()
 

@@ -36,6 +36,13 @@ for name, kind in TYPES.items():  # Gradio asks this machine's table, which may 
 _making = threading.Lock()  # one at a time: the other cores transcribe
 
 
+class Names(set):
+    """Names of files. Gradio goes over them to delete the files while others are added, so it is given a copy."""
+
+    def __iter__(self):
+        return iter(frozenset(self))
+
+
 def media(path: str, end: float | None, made: set[str], stopped: Callable[[], bool]) -> dict:
     """The player of the file at `path`: its `tag`, its `sources`, of which a browser takes the first that it can play,
     and whether the last of them is being `made` here: its sound up to `end` (seconds), unless that is `stopped`.
