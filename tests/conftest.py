@@ -79,6 +79,27 @@ def features(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def espeak(tmp_path_factory):
+    """`espeak(voice, text)`: a WAV file of espeak-ng's reading; whoever wants it without espeak-ng is skipped."""
+    import shutil
+    import subprocess
+
+    if not shutil.which("espeak-ng"):
+        pytest.skip("espeak-ng is not installed (apt install espeak-ng)")
+
+    def say(voice: str, text: str) -> Path:
+        path = tmp_path_factory.mktemp("espeak") / f"{voice}.wav"
+        subprocess.run(["espeak-ng", "-v", voice, "-w", path, text], check=True)
+        return path
+
+    return say
+
+
+# espeak-ng reads kana alone.
+JAPANESE = "きょうは とても いい てんき です。わたしは ともだちと いっしょに こうえんへ いきます。"
+
+
 @pytest.fixture
 def release(tmp_path) -> Path:
     """A Common Voice release in small: a copy of the sample's first 12, 4 and 4 clips, to be spoilt at will."""

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from whisper_lab import LabError
-from whisper_lab.serving.captions import FORMATS, Cue, Segment, Word, cues, write
+from whisper_lab.serving import scripts
+from whisper_lab.serving.captions import FORMATS, Cue, Segment, Word, cues, edited, from_json, joined, write
 
 SENTENCES = [
     "Regeringen har i dag beslutat att skjuta till tre miljarder kronor till vården, men det räcker inte på länge.",
@@ -336,8 +337,8 @@ def test_plain_text_begins_a_line_after_two_seconds_of_silence():
 
 def test_json_keeps_the_facts_and_every_time_to_the_millisecond():
     segments = [
-        Segment(0, 1.23456, "Hej då.", (Word("Hej", 0, 0.5004), Word("då.", 0.6, 1.23456))),
-        Segment(2, 3, "Åh"),
+        Segment(0, 1.23456, "Hej då.", (Word("Hej", 0, 0.5004, 0.98765), Word("då.", 0.6, 1.23456))),
+        Segment(2, 3, "Åh", edited=True),
     ]
     text = write(segments, "json", {"model": "språk", "segments": "not these"})
     assert json.loads(text) == {
@@ -347,12 +348,59 @@ def test_json_keeps_the_facts_and_every_time_to_the_millisecond():
                 "start": 0,
                 "end": 1.235,
                 "text": "Hej då.",
-                "words": [{"text": "Hej", "start": 0, "end": 0.5}, {"text": "då.", "start": 0.6, "end": 1.235}],
+                "words": [
+                    {"text": "Hej", "start": 0, "end": 0.5, "probability": 0.988},
+                    {"text": "då.", "start": 0.6, "end": 1.235},
+                ],
             },
-            {"start": 2, "end": 3, "text": "Åh"},
+            {"start": 2, "end": 3, "text": "Åh", "edited": True},
         ],
     }
+    again, facts = from_json(text)
+    assert json.loads(write(again, "json", facts)) == json.loads(text) and facts == {"model": "språk"}
+    for wrong in ("", "[]", "{}", '{"segments": [{"text": "Hej"}]}', '{"segments": [1]}', "1"):
+        with pytest.raises(LabError, match="no transcript"):
+            from_json(wrong)
     assert text.startswith('{\n "model": "språk",\n "segments": [')
+
+
+SAID = (
+    Word("Jag", 1, 1.3, 0.9), Word("hetter", 1.3, 1.6, 0.3), Word("ana", 1.6, 2.2, 0.2), Word("Hej.", 2.5, 3, 0.9)
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text, changed",
+    [
+        ("Jag heter Anna, Hej.", [("heter", 1.3, 1.6), ("Anna,", 1.6, 2.2)]),  # one for one
+        ("Jag heter Anna Mo. Hej.", [("heter", 1.3, 1.675), ("Anna", 1.675, 1.975), ("Mo.", 1.975, 2.2)]),
+        ("Jag hetter ana då Hej.", [("då", 2.2, 2.5)]),  # where there is room
+        ("Jag ja hetter ana Hej.", [("ja", 1.18, 1.3)]),  # said with the word before
+        ("Nu jag hetter ana Hej.", [("Nu", 1, 1.12), ("jag", 1.12, 1.3)]),
+        ("hetter ana HEJ!", [("HEJ!", 2.5, 3)]),
+        ("Helt annat", [("Helt", 1, 1.889), ("annat", 1.889, 3)]),
+        (" \n", []),
+    ],
+)
+def test_words_that_an_edit_leaves_keep_their_times_and_others_share_what_is_between(text, changed):
+    segment = Segment(1, 3, "Jag hetter ana Hej.", SAID)
+    new = edited(segment, text)
+    assert (new.start, new.end, new.text, new.edited) == (1, 3, " ".join(text.split()), True)
+    assert [word.text for word in new.words] == text.split()
+    here = {word.text: word for word in new.words}
+    assert [(word, round(here[word].start, 3), round(here[word].end, 3)) for word, _, _ in changed] == changed
+    assert all(here[word].probability is None for word, _, _ in changed)
+    kept = [word for word in SAID if word.text in here]
+    assert [here[word.text].probability for word in kept] == [word.probability for word in kept]
+    assert all(word == here[word.text] for word in kept if not (text.startswith("Jag ja") and word.text == "Jag"))
+    assert all(a.start < a.end <= b.start for a, b in zip(new.words, new.words[1:]))
+
+
+def test_an_edit_that_changes_nothing_is_none_and_text_without_words_stays_so():
+    segment = Segment(1, 3, "Jag hetter ana Hej.", SAID)
+    assert edited(segment, " Jag hetter  ana Hej.\n") is segment
+    assert edited(Segment(1, 3, "Hej"), "Hej då") == Segment(1, 3, "Hej då", edited=True)
+    assert write([edited(segment, "")], "srt") == write([edited(segment, "")], "txt") == ""
 
 
 @pytest.mark.parametrize("segments", [[], [Segment(0, 2, "")], [Segment(0, 2, " ", (Word("", 0, 1),))]])
@@ -382,3 +430,85 @@ def test_an_hour_of_speech_takes_under_two_seconds(vocabulary):
     assert time.process_time() - began < 2
     check_limits(shown)
     assert len(words_of(shown)) == 9_000
+
+
+UNSPACED = {
+    "Japanese": "今日はとても天気がよかったので、私は友と一緒に公園へ行きました。"
+    "そこでサンドイッチを食べて、「楽しかったね」と言いました。",
+    "Chinese": "我们昨天一起去了北京的一家图书馆，那里有很多关于历史的书。你喜欢看书吗？我用Python 3写了一个小程序！",
+    "Cantonese": "我哋今日一齊去飲茶，點心好好味。",
+    "Thai": "วันนี้อากาศดีมาก เราจึงไปเดินเล่นที่สวนสาธารณะด้วยกัน แล้วก็กินข้าวกลางวันที่ร้านเล็กๆ ใกล้แม่น้ำ",
+    "Lao": "ມື້ນີ້ອາກາດດີຫຼາຍ ພວກເຮົາໄປຍ່າງຫຼິ້ນນຳກັນທີ່ສວນສາທາລະນະ",
+    "Burmese": "ဒီနေ့ရာသီဥတုအရမ်းကောင်းတယ်။ ကျွန်တော်တို့ပန်းခြံကိုအတူတူသွားကြမယ်။",
+    "Khmer": "ថ្ងៃនេះអាកាសធាតុល្អណាស់។ យើងទៅដើរលេងនៅសួនច្បារជាមួយគ្នា។",
+    "Tibetan": "དེ་རིང་གནམ་གཤིས་ཡག་པོ་འདུག ང་ཚོ་མཉམ་དུ་གླིང་གར་འགྲོ། ཁྱེད་རང་ཕེབས་ཀྱི་ཡིན་པས།",
+}
+
+
+@pytest.mark.parametrize("language", UNSPACED)
+def test_without_spaces_lines_end_between_characters_and_nothing_is_added(language):
+    text = UNSPACED[language]
+    assert "".join(scripts.parts(text)) == text
+    words = [Word(part.strip(), i / 5, (i + 1) / 5, glued=part[0] != " ") for i, part in enumerate(scripts.parts(text))]
+    assert joined(words) == text
+    for segment in (Segment(0, 15, text), Segment(0, len(words) / 5, text, tuple(words))):
+        assert write([segment], "txt") == text + "\n"
+        shown = cues([segment])
+        lines = [line for cue in shown for line in cue.lines]
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+        assert all(line in text and scripts.width(line) <= 42 for line in lines)
+        assert not any(scripts.unicodedata.category(line[0])[0] == "M" for line in lines), "a mark without its letter"
+        for line in lines:
+            assert line[0] not in "。、，！？」ーゃゅょっ" and line[-1] not in "「เแไใโ"
+
+
+def test_json_says_what_is_glued():
+    words = (Word("雨", 0, 1, glued=True), Word("です。", 1, 2, glued=True), Word("Tokyo", 2, 3))
+    (row,) = json.loads(write([Segment(0, 3, joined(words), words, glued=True)], "json"))["segments"]
+    assert row["text"] == "雨です。 Tokyo" and row["glued"]
+    assert [word.get("glued") for word in row["words"]] == [True, True, None]
+
+
+def test_a_correction_without_spaces_adds_none_and_keeps_the_other_times():
+    words = tuple(Word(c, i, i + 1, 0.4, True) for i, c in enumerate(scripts.parts("私は東京に行く。")))
+    corrected = edited(Segment(0, 7, joined(words), words, glued=True), "私は京都に行く。")
+    assert corrected.text == joined(corrected.words) == "私は京都に行く。" and corrected.glued
+    assert [(word.start, word.end) for word in corrected.words[:2]] == [(0, 1), (1, 2)]
+    assert corrected.words[-1] == words[-1]
+    assert from_json(write([corrected], "json"))[0] == [corrected]
+
+
+def test_lines_of_japanese_part_where_the_phrase_does():
+    """16 characters to a line, after 。 and 、, else where a particle ends a phrase, and not within 一緒."""
+    shown = cues([Segment(0, 13, UNSPACED["Japanese"])])
+    assert [cue.lines for cue in shown] == [
+        ("今日はとても天気がよかったので、", "私は友と一緒に公園へ行きました。"),
+        ("そこでサンドイッチを食べて、", "「楽しかったね」と言いました。"),
+    ]
+    text = "昨日の午後私は古い友達と駅前で一緒に珈琲を飲んだ"
+    assert [cue.lines for cue in cues([Segment(0, 6, text)])] == [
+        ("昨日の午後私は古い友達と", "駅前で一緒に珈琲を飲んだ")
+    ]
+
+
+def test_latin_words_among_characters_stay_whole():
+    shown = cues([Segment(0, 9, "我们在Stockholm用TensorFlow和PyTorch训练了一个很大的神经网络模型")])
+    lines = [line for cue in shown for line in cue.lines]
+    assert len(lines) > 1
+    for word in ("Stockholm", "TensorFlow", "PyTorch"):
+        assert sum(word in line for line in lines) == 1
+
+
+def test_wide_characters_take_longer_to_read():
+    (latin,), (wide,) = cues([Segment(0, 1, "a" * 30)]), cues([Segment(0, 1, "字" * 30)])
+    assert wide.end - wide.start == pytest.approx(2.6 * (latin.end - latin.start), abs=0.1)
+
+
+@pytest.mark.parametrize("text", ["مرحبا، كيف حالك؟ أنا من GPS.", "שלום, מה שלומך היום?"])
+def test_lines_from_right_to_left_are_marked_in_subrip_alone(text):
+    """Its players take a line for left to right, and put the full stop at the wrong end."""
+    segments = [Segment(0, 2, text)]
+    assert write(segments, "srt").split("\n")[2] == f"\u202b{text}\u202c"
+    assert write(segments, "vtt").split("\n")[3] == text
+    assert write(segments, "txt") == text + "\n"
+    assert "\u202b" not in write([Segment(0, 2, "Hej då! שלום")], "srt")

@@ -262,6 +262,11 @@ def test_a_film_may_be_uploaded_instead(visit, site, tmp_path):
     visitor.locator(".lab-segments button").last.click()
     expect(visitor.locator(".lab-caption")).to_have_text(" ".join(cues(segments)[-1].lines))
     assert visitor.eval_on_selector("#result video", "video => video.currentTime") >= HALF
+    visitor.locator(".lab-segments span").last.fill("Ät nu!")
+    visitor.keyboard.press("Enter")
+    expect(visitor.locator(".lab-text")).to_contain_text("Ät nu!")
+    visitor.eval_on_selector("#result video", "(video, at) => { video.currentTime = at }", segments[-1].start + 0.1)
+    expect(visitor.locator(".lab-caption")).to_have_text("Ät nu!")
     shot(visitor, "film-uploaded")
 
 

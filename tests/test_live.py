@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
+from conftest import JAPANESE
 
 from whisper_lab.corpora import corpus
-from whisper_lab.serving import live
+from whisper_lab.serving import live, scripts
 from whisper_lab.serving.transcription import Transcriber
 from whisper_lab.speech import audio
 from whisper_lab.speech.audio import SAMPLE_RATE
-from whisper_lab.whisper.decoding import Decoding
+from whisper_lab.whisper.decoding import AUTO, Decoding
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,31 @@ def test_a_long_talk_without_a_pause_is_followed(base, talk, monkeypatch):
     assert len(before.split()) >= 4
 
 
+def test_japanese_is_settled_by_character(base, espeak):
+    sound = np.pad(audio.read(espeak("ja", JAPANESE)), (0, SAMPLE_RATE))
+    listener, before, steps = live.Listener(base, Decoding("ja")), "", 0
+    for piece in spoken(np.round(32_767 * sound).astype(np.int16), 1.0):
+        settled, tentative = listener.hear(SAMPLE_RATE, piece)
+        assert settled.startswith(before) and not set(" \ufffd") & set(settled + tentative)
+        steps += settled != before
+        before = settled
+    assert steps > 1, "settled before all of it was said"
+    assert len(before) > 10 and scripts.UNSPACED.match(before)
+
+
+def test_the_language_is_detected_once_it_is_certain(base, espeak, monkeypatch):
+    pcm = np.round(32_767 * audio.read(espeak("ja", JAPANESE))).astype(np.int16)
+    listener = live.Listener(base, Decoding(AUTO))
+    settled, tentative = listener.hear(SAMPLE_RATE, pcm[: 2 * SAMPLE_RATE])
+    assert listener.decoding.language == AUTO and not scripts.UNSPACED.search(settled + tentative)
+    monkeypatch.setattr(base.backend, "languages", lambda encoded: [{"th": 0.4, "ja": 0.3}])
+    listener.hear(SAMPLE_RATE, pcm[2 * SAMPLE_RATE : 4 * SAMPLE_RATE])
+    assert listener.decoding.language == AUTO
+    monkeypatch.undo()
+    settled, tentative = listener.hear(SAMPLE_RATE, pcm[4 * SAMPLE_RATE :])
+    assert listener.decoding.language == "ja" and scripts.UNSPACED.search(settled + tentative)
+
+
 def test_quiet_is_not_words(base):
     listener = live.Listener(base, Decoding())
     for _ in range(6):
@@ -90,11 +116,12 @@ def test_nothing_is_kept_of_who_has_stopped_or_left(base, talk, monkeypatch):
 
 
 def test_a_whole_recording_waits_for_its_turn_and_holds_no_place(base, talk, monkeypatch):
-    listeners, now = live.Listeners(base, 1), live.time.monotonic()
+    listeners = live.Listeners(base, 1)
     listeners.hear("whole", 0, SAMPLE_RATE, talk[:8_000], Decoding())
     assert listeners.hear("other", 0, SAMPLE_RATE, talk[:8_000], Decoding())["waiting"] == 1
     listeners.hear("whole", 8_000, SAMPLE_RATE, talk[:0], Decoding(), last=True)
     assert listeners.hear("other", 8_000, SAMPLE_RATE, talk[:0], Decoding())["waiting"] == 0
+    now = live.time.monotonic()
     monkeypatch.setattr(live.time, "monotonic", lambda: now + live.IDLE + 1)
     listeners.hear("new", 0, SAMPLE_RATE, talk[:8_000], Decoding())
     assert set(listeners._all) == {"whole", "new"}

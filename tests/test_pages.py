@@ -26,10 +26,10 @@ import pytest
 import soundfile
 import soxr
 from browser import GREEDY, PHONE, WAIT, base, clips, fill, fits, heard, lines, result_text, save, shot, until, upload
-from conftest import ROOT
+from conftest import JAPANESE, ROOT
 from playwright.sync_api import expect
 
-from whisper_lab.serving import captions, live, playing, selfcheck, transcription, views
+from whisper_lab.serving import captions, live, playing, scripts, selfcheck, teaching, transcription, views
 from whisper_lab.serving.texts import ENGLISH, ERRORS, SWEDISH
 from whisper_lab.serving.transcription import Transcriber
 from whisper_lab.speech import audio
@@ -201,6 +201,20 @@ def pieces_sent(visitor) -> list[dict]:
     return pieces
 
 
+def carrying(segments, *texts: str | None) -> list[captions.Segment]:
+    """What the page shows of `segments` once their `texts` were corrected, from the first on; None: as it was."""
+    kept, _ = captions.from_json(captions.write(segments, "json"))
+    texts = [*texts, *[None] * (len(kept) - len(texts))]
+    changed = [one if text is None else captions.edited(one, text) for one, text in zip(kept, texts)]
+    return [one for one in changed if one.text]
+
+
+def downloaded(visitor, form: str) -> str:
+    with visitor.expect_download() as download:
+        visitor.click(f".lab-row a:text-is('{form.upper()}')")
+    return Path(download.value.path()).read_text(encoding="utf-8")
+
+
 def files_in(folders) -> set[Path]:
     return {path for folder in folders for path in folder.rglob("*") if path.is_file()}
 
@@ -218,7 +232,7 @@ def test_text_appears_while_one_speaks_and_settled_words_stay(visit, page):
     visitor, before = visit(), files_in(page.folders)
     pieces = pieces_sent(visitor)
     visitor.evaluate(
-        """() => { window.readings = []; const settled = document.querySelector('.lab-settled');
+        """() => { window.readings = [""]; const settled = document.querySelector('.lab-settled');
         new MutationObserver(() => readings.push(settled.textContent.trim())).observe(settled, {childList: true}); }"""
     )
     shot(visitor, "start")
@@ -284,6 +298,76 @@ def test_copied_is_the_text_line_by_line(read):
     assert copied == read.inner_text(".lab-text") and "\n" in copied, "after four seconds of silence"
 
 
+def test_a_text_corrected_in_place_is_in_text_files_and_captions(visit, sounds):
+    segments, visitor = heard(sounds.two), visit("en-GB")
+    upload(visitor, sounds.two)
+    result_text(visitor)
+    visitor.evaluate("window.player = document.querySelector('#result audio')")
+    shown, said = visitor.locator(".lab-segments span"), visitor.locator(".lab-row [role=status]")
+    marked = [word.text for one in segments for word in one.words if word.probability < views.DOUBTFUL]
+    assert marked and visitor.locator(".lab-text u").all_inner_texts() == marked
+    assert visitor.locator(".lab-segments u").all_inner_texts() == marked
+    assert visitor.locator(".lab-text u").first.get_attribute("title") == ENGLISH["doubtful"]
+    shot(visitor, "doubtful")
+
+    shown.first.click()
+    visitor.keyboard.press("ControlOrMeta+a")
+    visitor.keyboard.insert_text("Fru <i>Åke</i> & jag ")
+    shot(visitor, "editing")
+    written = downloaded(visitor, "json")  # in the middle of the edit
+    expected = carrying(segments, "Fru <i>Åke</i> & jag")
+    assert written == captions.write(expected, "json", base().facts()) and '"edited": true' in written
+    assert visitor.inner_text(".lab-text") == lines(expected) and not visitor.locator("#result i").count()
+    expect(said).to_have_text(ENGLISH["edited"])
+    for form in captions.FORMATS[:-1]:
+        assert downloaded(visitor, form) == captions.write(expected, form)
+    visitor.eval_on_selector("#result audio", "(audio, at) => { audio.currentTime = at }", expected[0].start + 0.1)
+    expect(visitor.locator(".lab-caption")).to_contain_text("<i>Åke</i>")
+    shot(visitor, "edited")
+
+    shown.last.click()
+    visitor.keyboard.type("x")
+    visitor.keyboard.press("Escape")
+    assert shown.last.inner_text() == segments[-1].text
+    assert visitor.evaluate("document.activeElement === [...document.querySelectorAll('.lab-segments button')].pop()")
+    visitor.keyboard.press("Tab")
+    visitor.keyboard.press("ControlOrMeta+a")
+    visitor.evaluate(
+        """() => navigator.clipboard.write([new ClipboardItem({
+          "text/html": new Blob(["<b>Två</b><br>rader"], { type: "text/html" }),
+          "text/plain": new Blob(["Två\\nrader"], { type: "text/plain" }) })])"""
+    )
+    visitor.keyboard.press("ControlOrMeta+v")
+    visitor.click(".lab-copy")  # as well
+    others = [None] * (len(segments) - 2)
+    expected = carrying(segments, "Fru <i>Åke</i> & jag", *others, "Två rader")
+    expect(visitor.locator(".lab-text")).to_have_text(lines(expected), use_inner_text=True)
+    assert visitor.evaluate("navigator.clipboard.readText()").strip() == lines(expected)
+    assert not visitor.locator("#result b").count()
+
+    visitor.route(re.compile("component_server"), lambda route: route.abort())
+    shown.first.click()
+    visitor.keyboard.press("ControlOrMeta+a")
+    visitor.keyboard.press("Delete")
+    visitor.keyboard.press("Enter")
+    expect(said).to_have_text(ENGLISH["edit_lost"])
+    visitor.unroute(re.compile("component_server"))
+    expect(said).to_have_text(ENGLISH["edited"])
+    expected = carrying(segments, "", *others, "Två rader")
+    assert downloaded(visitor, "srt") == captions.write(expected, "srt")
+    assert visitor.inner_text(".lab-text") == lines(expected)
+    shot(visitor, "emptied")
+    shown.first.fill(segments[0].text)
+    visitor.keyboard.press("Enter")
+    expected = carrying(segments, None, *others, "Två rader")
+    expect(visitor.locator(".lab-text")).to_have_text(lines(expected), use_inner_text=True)
+    assert downloaded(visitor, "json") == captions.write(expected, "json", base().facts())
+    shown.first.fill("x" * 3_000)
+    visitor.keyboard.press("Enter")
+    expect(said).to_have_text(ENGLISH["edit_too_long"].format(limit=2_000))
+    assert visitor.evaluate("player.isConnected"), "an edit plays nothing from its beginning"
+
+
 def test_a_second_model_beside_the_first_with_differences_marked(read, sounds, tiny):
     read.click("#compare")
     read.wait_for_selector(".lab-two")
@@ -293,7 +377,7 @@ def test_a_second_model_beside_the_first_with_differences_marked(read, sounds, t
     assert read.locator(".lab-two h4").all_inner_texts() == ["Whisper base", "/".join(tiny.parts[-2:])]
     assert [text.split() for text in read.locator(".lab-two p").all_inner_texts()] == [t.split() for t in expected]
     count, total = map(int, re.findall(r"\d+", read.inner_text("#comparison .lab-took")))
-    assert 0 < count <= total == max(len(text.split()) for text in expected)
+    assert 0 < count <= total == max(len(scripts.parts(text)) for text in expected)
     assert 0 < len(" ".join(read.locator(".lab-two div").first.locator("mark").all_inner_texts()).split()) <= count
 
 
@@ -352,12 +436,58 @@ def test_a_phone_shows_everything_without_scrolling_sideways(visit):
     visitor.wait_for_function("document.querySelector('#result audio').duration > 1")
     visitor.click("#compare")
     visitor.wait_for_selector(".lab-two")
+    text = visitor.locator(".lab-segments span").first
+    text.tap()
+    expect(text).to_be_focused()
+    shot(visitor, "phone-editing")
     assert fits(visitor)
     shot(visitor, "phone-result")
     for panel in ("options", "teach", "check"):
         visitor.click(f"#{panel} > button")
     assert fits(visitor)
     shot(visitor, "phone-panels")
+
+
+@pytest.mark.parametrize(
+    "locale, here, name, options",
+    [("sv-SE", SWEDISH, "japanska", {}), ("en-GB", ENGLISH, "Japanese", PHONE)],
+)
+def test_the_language_is_detected_where_a_visitor_asks_for_it(visit, espeak, locale, here, name, options):
+    visitor = visit(locale, **options)
+    visitor.click("#options > button")
+    choose(visitor, here, here["detect"])
+    shot(visitor, f"detect-{locale}")
+    upload(visitor, espeak("ja", JAPANESE))
+    result_text(visitor)
+    language = re.escape(here["detected"]).replace(r"\{language\}", name).replace(r"\{percent:\.0f\}", r"\d\d")
+    expect(visitor.locator("#result .lab-took").last).to_contain_text(re.compile(language))
+    assert quote('"language": "ja"') in visitor.get_attribute("a[download$='.json']", "href")
+    assert " " not in visitor.inner_text(".lab-text") and fits(visitor)
+    shot(visitor, f"detected-{locale}")
+
+
+def choose(visitor, here: dict, language: str) -> None:
+    """In the open options."""
+    visitor.get_by_label(here["language"], exact=True).fill(language)
+    visitor.keyboard.press("Enter")
+
+
+@pytest.mark.parametrize("options", [{}, PHONE])
+def test_arabic_runs_from_right_to_left(visit, espeak, options):
+    visitor = visit("en-GB", **options)
+    visitor.click("#options > button")
+    choose(visitor, ENGLISH, "Arabic")
+    visitor.click("#options > button")
+    upload(visitor, espeak("ar", "مرحبا، كيف حالك؟ أنا بخير، شكرا لك. الطقس جميل اليوم."))
+    assert re.search("[\u0600-\u06ff]", result_text(visitor))
+    visitor.click(".lab-segments button")
+    visitor.wait_for_selector(".lab-caption:not(:empty)")
+    visitor.click("#teach > button")
+    for place in (".lab-text", ".lab-segments span", ".lab-caption"):
+        assert visitor.locator(place).first.evaluate("e => getComputedStyle(e).direction") == "rtl", place
+    assert visitor.locator("#sentence textarea").evaluate("e => getComputedStyle(e).unicodeBidi") == "plaintext"
+    assert fits(visitor)
+    shot(visitor, f"arabic-{'phone' if options else 'desktop'}")
 
 
 def test_a_cancelled_upload_is_read_no_further(visit, sounds, windows):
@@ -488,8 +618,7 @@ def test_live_text_follows_the_options(visit):
     japanese = re.compile(r"[\u3040-\u9fff]")  # what Whisper writes when it is told that Swedish is Japanese
     visitor = visit("en-GB")
     visitor.click("#options > button")
-    visitor.get_by_label(ENGLISH["language"], exact=True).fill("Japanese")
-    visitor.keyboard.press("Enter")
+    choose(visitor, ENGLISH, "Japanese")
     speak(visitor)
     visitor.wait_for_function("document.querySelector('.lab-live').innerText.trim().length > 3")
     heard_live = visitor.inner_text(".lab-live")
@@ -505,7 +634,7 @@ def test_a_recording_that_is_as_long_as_any_may_be_stops_says_so_and_is_read(vis
     result_text(visitor)
     expect(recorder(visitor)).to_have_text(SWEDISH["full"])
     assert visitor.inner_text(".lab-button") == SWEDISH["record"]
-    assert re.match("0:0[12] ", visitor.inner_text("#result .lab-took"))
+    assert re.match("0:0[12] ", visitor.locator("#result .lab-took").last.inner_text())
 
 
 def test_a_microphone_that_is_refused_or_that_the_browser_does_not_give(visit):
@@ -523,10 +652,8 @@ def test_a_microphone_that_is_refused_or_that_the_browser_does_not_give(visit):
 def test_only_with_consent_clips_are_kept_and_they_can_be_heard_and_deleted(visit, page, sounds):
     visitor, status = visit(), "#teach-status"
     upload(visitor, sounds.one)
-    text = result_text(visitor)
+    result_text(visitor)
     visitor.click("#teach > button")
-    expect(visitor.locator("#corrected textarea")).to_have_value(text)
-    fill(visitor, "speaker", "Åsa")
     for button in ("#save-corrected", "#save"):
         visitor.click(button)
         expect(visitor.locator(status)).to_have_text(SWEDISH["need_consent"])
@@ -536,9 +663,19 @@ def test_only_with_consent_clips_are_kept_and_they_can_be_heard_and_deleted(visi
     visitor.check("#consent input")
     visitor.click("#save")
     expect(visitor.locator(status)).to_have_text(SWEDISH["nothing_to_save"])
-    fill(visitor, "corrected", "Jag vill ha färsk fisk.")
+    segments, corrected = heard(sounds.one), visitor.locator(".lab-segments span").first
+    corrected.fill("1, 2")
     visitor.click("#save-corrected")
-    expect(visitor.locator(status)).to_contain_text(re.compile(r"\b1 klipp"))
+    expect(visitor.locator(status)).to_have_text(ERRORS["sv"]["no speaker"])
+    fill(visitor, "speaker", "Åsa")
+    visitor.click("#save-corrected")
+    expect(visitor.locator(f"{status} .lab-error")).to_have_text(f"0:00 1, 2 – {ERRORS['sv']['no letters']}")
+    assert not kept(page.mine)
+    corrected.fill("Jag vill ha färsk fisk.")
+    visitor.click("#save-corrected")
+    expect(visitor.locator(status)).to_contain_text(re.compile(r"Klipp hittills: 1\b"))
+    visitor.click("#save-corrected")
+    expect(visitor.locator(status)).to_have_text(SWEDISH["nothing_corrected"])
     sentence = visitor.input_value("#sentence textarea")
     visitor.click("#reading button.record-button")
     visitor.wait_for_function("/0:0[2-9]/.test(document.querySelector('#reading').innerText)")
@@ -551,7 +688,8 @@ def test_only_with_consent_clips_are_kept_and_they_can_be_heard_and_deleted(visi
     corrected, reading = "sv-SE_000001.flac", "sv-SE_000002.flac"
     assert kept(page.mine) == {corrected: "Jag vill ha färsk fisk.", reading: sentence}
     sounds_kept = {name: audio.read(page.mine / "sv-SE" / "clips" / name) for name in (corrected, reading)}
-    np.testing.assert_allclose(sounds_kept[corrected], np.clip(audio.read(sounds.one), -1, 1), atol=1e-4)
+    start, end = teaching.around(segments, 0)
+    np.testing.assert_allclose(sounds_kept[corrected], audio.read(sounds.one, start=start, end=end), atol=1e-4)
     assert 1 < sounds_kept[reading].size / audio.SAMPLE_RATE < 4 and np.abs(sounds_kept[reading]).max() > 0.05
 
     visitor.get_by_label(SWEDISH["clips"], exact=True).click()
@@ -565,6 +703,13 @@ def test_only_with_consent_clips_are_kept_and_they_can_be_heard_and_deleted(visi
     expect(visitor.locator(status)).to_have_text(SWEDISH["deleted"])
     assert kept(page.mine) == {corrected: "Jag vill ha färsk fisk."}
     assert [path.name for path in (page.mine / "sv-SE" / "clips").iterdir()] == [corrected]
+
+
+def test_a_clip_has_a_margin_that_no_neighbour_is_in():
+    at = [(1, 2), (2.1, 3), (3, 4), (6, 7), (6.9, 8)]
+    found = [teaching.around([captions.Segment(*times, "Hej.") for times in at], i) for i in range(len(at))]
+    assert found == [pytest.approx(one) for one in [(0.8, 2.05), (2.05, 3), (3, 4.2), (5.8, 7), (6.9, 8.2)]]
+    assert teaching.around([captions.Segment(0.1, 31, "Hej.")], 0) == (0, 31.2)
 
 
 def test_programs_may_ask_under_stable_names(page, sounds):

@@ -210,8 +210,9 @@ def test_the_engine_of_transformers_rounds_its_weights_as_autocast_would(tiny, p
     assert not torch.equal(encoded.last_hidden_state, exact.encode(sound).last_hidden_state)
     (one, _), (other, _) = (engine.decode(encoded, prompt, 8) for engine in (rounded, exact))
     assert len(one.tokens) <= 8 and one.logprob == pytest.approx(other.logprob, abs=0.05)
-    (times, _) = rounded.align(encoded, prompt[:-1], [[300, 301], [302]], [150, 150])
+    ((times, probabilities), _) = rounded.align(encoded, prompt[:-1], [[300, 301], [302]], [150, 150])
     assert len(times) == 3 and (np.diff(times) >= 0).all()
+    assert probabilities.shape == (2,) and (probabilities > 0).all() and (probabilities < 1).all()
     with pytest.raises(LabError, match="--precision bf16 goes with --engine transformers; leave it out for"):
         backends.load("ctranslate2", tiny, precision="bf16")
 

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from conftest import ROOT, inside, script
 from whisper_lab import LabError
 from whisper_lab.corpora import corpus
 from whisper_lab.serving import terminal
+from whisper_lab.whisper import languages
 
 CLIPS = [clip.path for clip in corpus.read("sample", "sv-SE", ["test"], limit=2).splits["test"]]
 
@@ -119,6 +121,18 @@ def test_who_reads_the_first_line_only_has_enough(tmp_path, tiny):
 def test_one_file_is_printed_and_nothing_else(tmp_path, form, first, tiny):
     done = inside("app.py", CLIPS[0], "--model", str(tiny), "--format", form, cwd=tmp_path)
     assert done.stdout.startswith(first) and list(tmp_path.iterdir()) == []
+
+
+def test_the_language_that_was_detected_is_said_with_its_certainty(tmp_path, tiny):
+    done = inside("app.py", CLIPS[0], "--model", str(tiny), "--language", "auto", "--format", "json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    said = f"{CLIPS[0]}: detected language: {languages.named(found['language'])}, "
+    percent = re.search(re.escape(said) + r"(\d+) % \(a guess: --language CODE decides\)\n", done.stderr)[1]
+    assert 100 * found["language_probability"] == pytest.approx(int(percent), abs=0.6)
+    assert terminal._detected("ja", 0.94, None) == "detected language: Japanese (ja), 94 %"
+    assert "94 %; the model was tuned to Swedish (sv), and may not" in terminal._detected("ja", 0.94, "sv")
+    done = inside("app.py", CLIPS[0], "--model", str(tiny), "--format", "json", cwd=tmp_path)
+    assert "language" not in json.loads(done.stdout) and "language" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ("app.py", "app_youtube.py"))

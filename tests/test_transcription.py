@@ -2,16 +2,20 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
+from conftest import JAPANESE
 
 from whisper_lab import LabError, files
 from whisper_lab.corpora import corpus
 from whisper_lab.scores import hypotheses, scoring
+from whisper_lab.serving import scripts
+from whisper_lab.serving.captions import cues, joined
 from whisper_lab.serving.transcription import Cancelled, Progress, Transcriber
-from whisper_lab.speech import audio
+from whisper_lab.speech import audio, voice
 from whisper_lab.speech.audio import SAMPLE_RATE
-from whisper_lab.speech.features import FRAMES, FrontEnd
+from whisper_lab.speech.features import FRAMES, FrontEnd, pad
 from whisper_lab.whisper import backends, checkpoint
-from whisper_lab.whisper.decoding import MAX_NEW_TOKENS, POSITIONS, Decoding
+from whisper_lab.whisper.decoding import AUTO, MAX_NEW_TOKENS, POSITIONS, Decoded, Decoding
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +55,18 @@ def short(tiny, tmp_path, monkeypatch) -> Transcriber:
     return Transcriber(str(folder))
 
 
-def test_both_engines_write_the_same(exact_texts, sounds):
-    """The same weights in float32; what int8 costs is measured by benchmarks/transcription.py."""
+def test_both_engines_write_the_same(exact_texts, base_in_transformers, sounds):
+    """The same weights in float32; what int8 costs is measured by benchmarks/transcription.py. Of words, they are as
+    sure."""
     exact = Transcriber("sample")
     exact.backend = backends.CTranslate2(exact.folder, "cpu", 2, precision="float32")
     ours = [exact.text(sound) for sound in sounds]
     assert all(ours) and scoring.scores(exact_texts, ours)["wer_normalised"].value <= 1
+    sure = []
+    for transcriber in (exact, base_in_transformers):
+        (segment,) = transcriber.segments(sounds[0], words=True)
+        sure.append({word.text: word.probability for word in segment.words})
+    assert sure[0] == pytest.approx(sure[1], abs=0.02) and min(sure[0].values()) < 0.6 < max(sure[0].values()) < 1
 
 
 def test_the_terminal_reads_what_the_scores_read(base_in_transformers, exact_texts, clips, sounds):
@@ -119,7 +129,7 @@ def test_words_have_times_in_order_that_fit_what_is_said(engine, base, base_in_t
     segments = list(transcriber.segments(np.concatenate([pause, sounds[0], pause, sounds[1]]), words=True))
     words = [word for segment in segments for word in segment.words]
     assert len(words) > 5 and all(word.text == word.text.strip() for word in words)
-    assert all(word.start <= word.end for word in words)
+    assert all(word.start <= word.end and 0 < word.probability <= 1 for word in words)
     assert all(a.end <= b.start + 1e-6 for a, b in zip(words, words[1:]))
     assert 1.8 < words[0].start < 3 and words[-1].end < 4.1 + (sounds[0].size + sounds[1].size) / SAMPLE_RATE
     middle = 2 + sounds[0].size / SAMPLE_RATE
@@ -232,6 +242,93 @@ def test_a_model_is_converted_once_for_the_same_content(tiny, tmp_path, capfd, m
     assert other != one and "Converting" in capfd.readouterr().err
     assert files.read_json(other / "config.json")["suppress_ids"] == [1, 2]
     assert backends.convert(one, "int8") == one  # a folder of CTranslate2's is taken as it is
+
+
+SCRIPTS = (
+    " 私は友達と一緒に映画を見ました。「とても楽しかった」です！",
+    "我用Python写代码，很好！你呢？",
+    " สวัสดีครับ วันนี้อากาศดีมาก",
+    "မင်္ဂလာပါ။ နေကောင်းလား",
+    " ខ្ញុំស្រឡាញ់ភាសាខ្មែរ។ អរគុណ",
+    "བོད་སྐད་སྙན་པོ་ཡོད།",
+    " مرحبا، كيف حالك؟ أنا بخير۔ شكرا",
+    " Hej då – säger han. 3,5 °C? 👩‍👩‍👧 🎉",
+)
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_words_are_all_of_the_text_and_part_no_character(base, text):
+    tokens = base.tokenizer(text, add_special_tokens=False).input_ids
+    words = base.words_of(tokens)
+    assert [token for word in words for token in word] == tokens
+    assert "".join(map(base.decoded, words)) == text
+    spaces = len(text.split())
+    assert len(words) == spaces if scripts.UNSPACED.search(text) is None else len(words) > 2 * spaces
+    seconds = len(tokens) / 5
+    window = voice.Window(0, np.zeros(int(seconds * SAMPLE_RATE), np.float32), [(0, seconds)])
+    aligned = backends.Alignment(np.arange(len(tokens) + 1) / 5, np.ones(len(tokens)))
+    segments = list(base._segments_of(window, Decoded(tokens, 0, 0, True), aligned))
+    assert joined(segments) == text.strip()
+    for segment in segments:
+        assert segment.text == joined(segment.words)
+        assert all(word.start < word.end <= word.start + 4 for word in segment.words)
+    ends = sum(text.count(mark) for mark in "。！？។؟۔") - text.count("！")  # the last ends with the text
+    assert len(segments) >= ends
+
+
+def test_japanese_has_times_by_character_and_captions_without_hyphens(base, espeak):
+    sound = audio.read(espeak("ja", JAPANESE))
+    segments = list(base.segments(sound, Decoding("ja", beams=1), words=True))
+    words = [word for segment in segments for word in segment.words]
+    assert len(words) > 10 and all(0 <= word.end - word.start < 1.5 for word in words)
+    assert joined(segments) == base.text(sound, Decoding("ja", beams=1))
+    lines = [line for cue in cues(segments) for line in cue.lines]
+    assert len(lines) > 1 and "".join(lines) == joined(segments).replace(" ", "")
+    assert all(scripts.width(line) <= 42 for line in lines)
+
+
+def test_a_character_that_was_never_finished_takes_no_other_with_it(base):
+    whole = base.tokenizer("映画映画", add_special_tokens=False).input_ids
+    cut = [*whole[:1], *whole]  # the first token is two bytes of three
+    assert [token for word in base.words_of(cut) for token in word] == cut
+    assert len(base.words_of(cut)) >= 4
+
+
+@pytest.mark.parametrize("engine", backends.NAMES)
+def test_the_language_is_detected_as_whisper_does(engine, base, base_in_transformers, espeak):
+    transcriber = base if engine == "ctranslate2" else base_in_transformers
+    sound = audio.read(espeak("ja", JAPANESE))
+    mel = pad(transcriber.front_end.log_mel(sound), FRAMES)[None]
+    (likely,) = transcriber.backend.languages(transcriber.backend.encode(mel))
+    assert sum(likely.values()) == pytest.approx(1, abs=1e-3) and len(likely) == 99
+    model = base_in_transformers.backend.model
+    token = model.detect_language(input_features=torch.from_numpy(mel), generation_config=model.generation_config)
+    assert max(likely, key=likely.get) == base.tokenizer.decode(token).strip("<|>") == "ja"
+    progress = Progress()
+    segments = list(transcriber.segments(sound, Decoding(AUTO, beams=1), progress=progress))
+    assert [s.text for s in segments] == [s.text for s in transcriber.segments(sound, Decoding("ja", beams=1))]
+    assert progress.language == ("ja", pytest.approx(likely["ja"], abs=0.3))
+    assert progress.facts()["language"] == "ja" and 0.5 < progress.facts()["language_probability"] <= 1
+
+
+def test_the_language_is_that_of_most_of_the_speech(base, monkeypatch):
+    """Not of its first words: 30 s and then 15."""
+    likely = iter([[{"sv": 0.6, "ja": 0.4}], [{"sv": 0.1, "ja": 0.9}]])
+    monkeypatch.setattr(base.backend, "encode", lambda features: None)
+    monkeypatch.setattr(base.backend, "languages", lambda encoded: next(likely))
+    assert base.detected(np.zeros(45 * SAMPLE_RATE, np.float32)) == ("ja", pytest.approx((2 * 0.4 + 0.9) / 3))
+
+
+def test_a_tuned_model_that_is_not_certain_has_its_own_language(short, sounds, monkeypatch):
+    assert short.tuned_to is None and short.detected(sounds[0])[1] < 0.5
+    monkeypatch.setitem(short.__dict__, "tuned_to", "fi")
+    assert short.detected(sounds[0])[0] == "fi" == short.language
+
+
+def test_without_speech_no_language_is_detected(base):
+    progress = Progress()
+    assert not list(base.segments(np.zeros(SAMPLE_RATE, np.float32), Decoding(AUTO), progress=progress))
+    assert progress.language is None and progress.facts() == {}
 
 
 def test_wrong_names_are_said(tiny):

@@ -26,16 +26,17 @@ def pieces(sound: np.ndarray, seconds: float) -> list[np.ndarray]:
 
 
 def test_probabilities_do_not_depend_on_how_the_sound_arrives(talk):
-    whole = voice.Detector()(talk, last=True)
+    whole, sounding = voice.Detector()(talk, last=True)
     detector, parts = voice.Detector(), pieces(talk, 0.37)
-    heard = [detector(part, last=part is parts[-1]) for part in parts]
+    heard, heard_sounding = zip(*(detector(part, last=part is parts[-1]) for part in parts))
     assert np.abs(np.concatenate(heard) - whole).max() < 1e-5
+    assert np.array_equal(np.concatenate(heard_sounding), sounding)
 
 
 @pytest.mark.parametrize("longest", (4, 6, 15, 30))
 def test_windows_hold_all_the_speech_in_order_and_are_short_enough(talk, longest):
     found = list(voice.windows([talk], longest))
-    speech = voice.stretches(voice.Detector()(talk, last=True))
+    speech = voice.stretches(*voice.Detector()(talk, last=True))
     assert all(window.samples.size <= longest * SAMPLE_RATE for window in found)
     edges = [window.start + np.array([0, window.samples.size]) for window in found]
     assert all(a[1] <= b[0] for a, b in zip(edges, edges[1:]))
@@ -70,7 +71,7 @@ def test_long_quiet_at_the_ends_is_left_out(clips):
 
 def test_speech_without_a_pause_is_cut_all_the_same(clips):
     """Twenty seconds of one vowel-like buzz of a voice, which never stops."""
-    speech = voice.stretches(voice.Detector()(clips[0], last=True))
+    speech = voice.stretches(*voice.Detector()(clips[0], last=True))
     voiced = clips[0][speech[0][0] * voice.FRAME :][: SAMPLE_RATE // 2]
     found = list(voice.windows([np.tile(voiced, 40)], 6))
     assert len(found) >= 3 and all(window.samples.size <= 6 * SAMPLE_RATE for window in found)
@@ -78,9 +79,9 @@ def test_speech_without_a_pause_is_cut_all_the_same(clips):
 
 @pytest.mark.parametrize("decibels", (-20, -40, -50))
 def test_faint_speech_is_found_as_well_and_where_it_is(talk, decibels):
-    loud = voice.Detector()(talk, last=True) >= voice.SPEECH
+    loud = voice.Detector()(talk, last=True)[0] >= voice.SPEECH
     parts, detector = pieces(talk * np.float32(10 ** (decibels / 20)), 30), voice.Detector()
-    found = np.concatenate([detector(part, last=part is parts[-1]) for part in parts]) >= voice.SPEECH
+    found = np.concatenate([detector(part, last=part is parts[-1])[0] for part in parts]) >= voice.SPEECH
     assert (found & loud).sum() > 0.95 * loud.sum() and (found & ~loud).sum() < 0.05 * loud.sum()
 
 

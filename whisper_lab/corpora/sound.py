@@ -14,6 +14,7 @@ from .drawing import settle
 from .recordings import SOUND
 
 LENGTHS = (2, 3, 4, 5, 6, 8, 10, 15, 20)  # seconds that clips are cut to: as the windows that are to be learnt
+MARGIN = 0.3  # seconds of quiet at their ends: a teacher says nothing of silence
 
 
 def read(path: Path, language: str, splits: list[str] | None = None, limit: int | None = None) -> Corpus:
@@ -52,7 +53,9 @@ def cut(path: Path, seed: int) -> Iterator[tuple[float, float]]:
     """(start, end) in seconds of each clip in a file. They are cut in pauses, to lengths drawn from `LENGTHS`; speech
     without a pause stays together, up to 30 s. Raises audio.AudioError."""
     rng = np.random.default_rng(seed)
-    for window in voice.windows(audio.blocks(path), audio.WINDOW_SECONDS):
+    for window in voice.windows(audio.blocks(path), audio.WINDOW_SECONDS, margin=MARGIN):
+        if not window.heard:
+            continue
         start, last = window.seconds
         longest = rng.choice(LENGTHS)
         for (_, quiet), (sound, end) in zip(window.speech, window.speech[1:]):

@@ -5,7 +5,7 @@ Transcription System"). Settled words are forced on the next pass, so no pass ca
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,11 +13,13 @@ from ..speech import voice
 from ..speech.audio import SAMPLE_RATE, from_samples
 from ..speech.features import FRAMES, pad
 from ..text import normalise
-from ..whisper.decoding import Decoding, loop, token_limit
+from ..whisper.decoding import AUTO, CERTAIN, Decoding, loop, token_limit
 from ..whisper.windows import shortest
+from .scripts import goes_on
 from .transcription import Transcriber
 
 QUIET = 0.7  # seconds without speech after which what was said is settled
+TELLING = 3.0  # seconds of sound in which a language can be detected; until it is, it is taken for the model's own
 IDLE = 60.0  # seconds after which a speaker who does not send is forgotten
 KEPT = 3_600.0  # seconds that a whole recording waits for its turn to be transcribed
 LONGEST = 30 * 60  # seconds of one recording kept in memory
@@ -31,7 +33,7 @@ class Listener:
     decoding: Decoding
     rate: int = SAMPLE_RATE
     pieces: list[np.ndarray] = field(default_factory=list)  # (samples,) int16 at `rate`: all that was heard
-    settled: list[str] = field(default_factory=list)  # words
+    settled: list[str] = field(default_factory=list)  # words, each with the space before it, if any
     _since: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int16))  # after the last cut, at `rate`
     _forced: list[list[int]] = field(default_factory=list)  # tokens of the words settled since the last cut
     _before: list[list[int]] = field(default_factory=list)  # of the words that the last pass heard after those
@@ -40,34 +42,40 @@ class Listener:
     def seconds(self) -> float:
         return sum(piece.size for piece in self.pieces) / self.rate
 
+    @property
+    def text(self) -> str:
+        """What is settled."""
+        return "".join(self.settled).strip()
+
     def hear(self, rate: int, samples: np.ndarray) -> tuple[str, str]:
-        """(samples,) int16 that follow what was heard before → the text that stays, the text that may still change."""
+        """(samples,) int16 that follow what was heard before → the text that stays, the text that may still change,
+        with the space between them, if any."""
         self.rate = rate
         self.pieces.append(samples)
         self._since = np.concatenate([self._since, samples])
         if self._since.size < 0.3 * rate:
-            return " ".join(self.settled), self._text(self._before)
+            return self.text, self._text(self._before)
         sound = from_samples(rate, self._since)
-        speech = voice.stretches(voice.Detector()(sound, last=True))
+        speech = voice.stretches(*voice.Detector()(sound, last=True))
         if not speech:
             self._settle(self._before)
             self._before = []
             self._cut(max(0, sound.size / SAMPLE_RATE - 1))
-            return " ".join(self.settled), ""
+            return self.text, ""
         words, times = self._pass(sound)
         paused = sound.size / SAMPLE_RATE - speech[-1][1] * voice.FRAME / SAMPLE_RATE > QUIET
         if paused:  # all of it was said
             self._settle(words)
             self._before = []
             self._cut(speech[-1][1] * voice.FRAME / SAMPLE_RATE + QUIET / 2)
-            return " ".join(self.settled), ""
+            return self.text, ""
         agreed = self._agreed(words[:-1])  # the last word may be half said
         forced = len(self._forced)
         self._settle(words[:agreed])
         self._before = words[agreed:]
         if sound.size / SAMPLE_RATE > self.transcriber.longest - 1:  # make room, after a word that stays
             self._make_room(words, times[forced:], agreed)
-        return " ".join(self.settled), self._text(self._before)
+        return self.text, self._text(self._before)
 
     def everything(self) -> tuple[int, np.ndarray]:
         """The rate, and (samples,) int16: all that was heard, as it came."""
@@ -79,8 +87,12 @@ class Listener:
         mel = t.front_end.log_mel(sound)
         frames = shortest(mel.shape[1], t.lengths)
         forced = [token for word in self._forced for token in word]
-        prompt = t.prompt(self.decoding)
         encoded = t.backend.encode(pad(mel, frames)[None])
+        if self.decoding.language == AUTO and sound.size >= TELLING * SAMPLE_RATE:
+            (likely,) = t.backend.languages(encoded)
+            if likely[code := max(likely, key=likely.get)] >= CERTAIN:
+                self.decoding = replace(self.decoding, language=code)
+        prompt = t.prompt(self.decoding)
         limit = max(8, token_limit(min(mel.shape[1], frames)) - len(forced))
         tokens = t.backend.decode(encoded, prompt, limit, forced=forced)[0].tokens
         if (begin := loop([*forced, *tokens], copies=2)) is not None:
@@ -88,7 +100,7 @@ class Listener:
         words = t.words_of(tokens)
         if sound.size / SAMPLE_RATE <= t.longest - 1 or not (forced or tokens):
             return words, np.zeros(0)
-        times = t.backend.align(encoded, prompt[:-1], [[*forced, *tokens]], [min(mel.shape[1], FRAMES)])[0]
+        times = t.backend.align(encoded, prompt[:-1], [[*forced, *tokens]], [min(mel.shape[1], FRAMES)])[0].times
         at = np.cumsum([0, *map(len, self._forced), *map(len, words)])
         return words, times[at]
 
@@ -101,8 +113,9 @@ class Listener:
         return count
 
     def _settle(self, words: list[list[int]]) -> None:
-        self._forced += words
-        self.settled += [text for word in words if (text := self._text([word]))]
+        for word in words:
+            self.settled.append(self._text([word]))
+            self._forced.append(word)
 
     def _make_room(self, words: list[list[int]], times: np.ndarray, agreed: int) -> None:
         if not agreed and not self._forced:  # two passes agree on nothing: better a doubtful word than none
@@ -115,7 +128,8 @@ class Listener:
         self._forced = []
 
     def _text(self, words: list[list[int]]) -> str:
-        return self.transcriber.tokenizer.decode([i for word in words for i in word], skip_special_tokens=True).strip()
+        text = self.transcriber.decoded([i for word in words for i in word])
+        return f" {text}" if text and not self._forced and not text[0].isspace() and not goes_on(text) else text
 
 
 class Listeners:
@@ -160,7 +174,7 @@ class Listeners:
             heard += samples.size
             if last or full:
                 self._whole.add(key)
-            settled = " ".join(listener.settled)
+            settled = listener.text
         return {"heard": heard, "settled": settled, "tentative": tentative, "waiting": waiting, "full": full}
 
     def take(self, key: str) -> tuple[int, np.ndarray]:

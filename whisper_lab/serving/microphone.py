@@ -18,7 +18,8 @@ RECORDER = """
 <div class="lab-recorder">
   <div class="lab-top"><button type="button" class="lab-button"><span></span></button>
     <span class="lab-clock"></span><div class="lab-meter"><div class="lab-level"></div></div></div>
-  <p class="lab-live" aria-live="polite"><span class="lab-settled"></span> <span class="lab-tentative"></span></p>
+  <p class="lab-live" dir="auto" aria-live="polite"
+    ><span class="lab-settled"></span><span class="lab-tentative"></span></p>
   <p class="lab-status" role="status"></p>
 </div>"""
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,16 +19,18 @@ import numpy as np
 
 from .. import LabError
 from ..speech import audio
-from ..whisper.decoding import DEFAULT, Decoding
+from ..whisper.decoding import AUTO, DEFAULT, Decoding
 from . import captions, playing, refusals, terminal, texts, youtube
 from .transcription import Cancelled, Progress, Transcriber
-from .views import clock, failed, note, plain, result, short, side_by_side, text_of, working
+from .views import clock, failed, marked, note, parts, plain, result, short, side_by_side, text_of, working
 
 WEB = Path(__file__).parent / "web"
 OFTEN = 0.4  # seconds between two looks at the progress
 READING = "reading"  # the queue that all reading shares
-LARGEST = "2gb"  # file that can be uploaded
+UPLOAD = "2gb"  # the largest file that can be sent
 COMPARED = 10  # minutes of sound that are read by two models
+LARGEST = 8_000_000  # characters of a transcript that is sent to be edited: about eight hours
+LONGEST_TEXT = 2_000  # characters of an edited segment
 
 
 def words(key: str) -> gr.I18n:
@@ -104,7 +107,7 @@ class Reader:
                 if progress.total and time.monotonic() - shown > OFTEN:
                     shown = time.monotonic()
                     text = f"{here['reading']} {clock(progress.done)} {here['of']} {clock(progress.total)}"
-                    yield working(text, progress.done / progress.total), text_of(segments), {}
+                    yield working(text, progress.done / progress.total), text_of(segments, here), {}
         except BaseException:  # also of a visitor who left
             given_up.set()
             raise
@@ -118,7 +121,9 @@ class Reader:
             seconds=f"{time.monotonic() - began:.1f}",
             model=short(self.transcriber.name),
         )
-        kept = kept | {"text": plain(segments), "decoding": decoding, "part": (start, end)}
+        if progress.language:
+            decoding = replace(decoding, language=progress.language[0])
+        kept = kept | {"segments": segments, "text": plain(segments), "decoding": decoding, "part": (start, end)}
         facts = self.transcriber.facts() | progress.facts()
         yield damaged, result(segments, facts, media, took, here), kept
 
@@ -207,6 +212,7 @@ def options_panel(transcriber: Transcriber, more: Callable[[], list] = list) -> 
     names = sorted(((name.title(), code) for code, name in LANGUAGES.items()), key=lambda pair: pair[0])
     with gr.Accordion(words("options"), open=False, elem_id="options"):
         with gr.Row():
+            names = [(words("detect"), AUTO), *names]
             spoken = gr.Dropdown(names, value=transcriber.language, label=words("language"), filterable=True)
             task = gr.Radio(
                 [(words("transcribe"), "transcribe"), (words("translate"), "translate")],
@@ -224,8 +230,22 @@ def work_lines() -> tuple[gr.HTML, gr.Button, gr.HTML]:
     """Where the work's progress and its result are shown, and the button that cancels it (seen while there is work)."""
     status = gr.HTML(elem_id="status")
     cancel = gr.Button(words("cancel"), elem_id="cancel", size="sm")
-    result = gr.HTML(js_on_load=(WEB / "player.js").read_text(encoding="utf-8"), elem_id="result")
+    script = (WEB / "player.js").read_text(encoding="utf-8")
+    result = gr.HTML(js_on_load=script, server_functions=[edit], elem_id="result")
     return status, cancel, result
+
+
+def edit(data: dict, request: gr.Request) -> dict:
+    """For player.js: what is shown of a `transcript` (as `captions` writes JSON) with a visitor's `texts`, by the
+    number of their segment. All of it comes along and nothing is kept, so nobody changes what another sees."""
+    here = say(request)
+    whole, new = str(data["transcript"]), {int(i): str(text) for i, text in data["texts"].items()}
+    if len(whole) > LARGEST or max(map(len, new.values()), default=0) > LONGEST_TEXT:
+        return {"error": here["edit_too_long"].format(limit=LONGEST_TEXT)}
+    segments, facts = captions.from_json(whole)
+    segments = [captions.edited(one, new[i]) if i in new else one for i, one in enumerate(segments)]
+    rows = {str(i): marked(segments[i].text, segments[i].words, here) for i in new if i < len(segments)}
+    return parts([one for one in segments if one.text], facts, here) | {"rows": rows}
 
 
 @contextmanager
@@ -269,7 +289,7 @@ def serve(page: gr.Blocks, options, readable: Sequence[Path] = (), block: bool =
             i18n=LABELS,
             theme=gr.themes.Default(primary_hue="blue"),
             allowed_paths=[str(path) for path in readable],
-            max_file_size=LARGEST,
+            max_file_size=UPLOAD,
             footer_links=["api"],
             run_history=False,
             js=gradios_words(),

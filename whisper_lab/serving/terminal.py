@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .. import LabError, command, files
-from ..whisper import checkpoint, precision
+from ..whisper import checkpoint, languages, precision
 from . import captions
 
 DEFAULT = "models/sample"  # what `make demo` leaves
@@ -51,7 +51,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="of --engine transformers: auto (default), bf16 where the processor is faster with it, float16 on a GPU; "
         "float32; bf16",
     )
-    add("--language", metavar="CODE", help="spoken language, such as sv (default: the model's own, or sv)")
+    add(
+        "--language",
+        metavar="CODE",
+        help="spoken language, such as sv; auto: as Whisper detects it (default: the model's own, or sv)",
+    )
     add("--task", choices=("transcribe", "translate"), default="transcribe", help="translate: into English")
     add(
         "--beams",
@@ -146,9 +150,10 @@ def transcriber(options):
 
 
 def decoding(options, reader):
-    from ..whisper.decoding import Decoding
+    from ..whisper.decoding import AUTO, Decoding
 
-    spoken = checkpoint.whisper_language(options.language) if options.language else reader.language
+    spoken = options.language or reader.language
+    spoken = spoken if spoken == AUTO else checkpoint.whisper_language(spoken)
     return Decoding(spoken, options.task, options.beams, options.fallback, options.prompt)
 
 
@@ -277,6 +282,8 @@ def transcribe(
     if progress.damage:
         where = f"{progress.damage[0].reason} ({audio.described(progress.damage)})"
         print(f"{shown(source)}: {where}; the rest is transcribed", file=sys.stderr)
+    if progress.language:
+        print(f"{shown(source)}: {_detected(*progress.language, reader.tuned_to)}", file=sys.stderr)
     if not found:
         print(f"{shown(source)}: no speech was found in it", file=sys.stderr)
     about = {**(facts or {"source": shown(source)}), **reader.facts(), **progress.facts()}
@@ -287,6 +294,17 @@ def transcribe(
     target = _target(options, title)
     files.write_text(target, text)
     print(shown(target), file=sys.stderr)
+
+
+def _detected(code: str, probability: float, tuned_to: str | None) -> str:
+    from ..whisper.decoding import CERTAIN
+
+    line = f"detected language: {languages.named(code)}, {100 * probability:.0f} %"
+    if probability < CERTAIN:
+        line += " (a guess: --language CODE decides)"
+    if tuned_to:
+        line += f"; the model was tuned to {languages.named(tuned_to)}, and may not tell others well"
+    return line
 
 
 def printed(text: str) -> None:

@@ -8,6 +8,7 @@ from .. import LabError
 from .refusals import REASONS
 
 ENGLISH = {
+    "locale": "en",
     "title": "Speak Swedish",
     "title_film": "A film's words",
     "lead": "Press the button and speak. The text appears while you do; nothing is kept.",
@@ -27,6 +28,9 @@ ENGLISH = {
     "example": "Try an example",
     "options": "Options",
     "language": "Language spoken",
+    "detect": "Detect it",
+    "detected": "language detected: {language}, {percent:.0f} %",
+    "guessed": "language uncertain, taken for {language}, {percent:.0f} %",
     "task": "Write",
     "transcribe": "what is said",
     "translate": "it in English",
@@ -43,6 +47,16 @@ ENGLISH = {
     "copy": "Copy",
     "copied": "Copied",
     "download": "Download",
+    "edit_hint": "Click a text to correct it (Enter keeps, Escape takes back), a time to play from there. "
+    "Dots under a word: the model was not sure of it.",
+    "play_from": "Play from",
+    "text_from": "Text from",
+    "doubtful": "doubtful",
+    "removed": "(removed)",
+    "edited": "Text and files hold the corrections.",
+    "edit_lost": "The page lost its connection. Your corrections are kept here; the files get them once it is back.",
+    "edit_too_long": "That is too long: a segment takes {limit} characters, a transcript about eight hours. The files "
+    "hold what was there before.",
     "nothing": "No speech was heard in it.",
     "damaged": "The file is damaged at {places}. The rest of it is transcribed.",
     "took": "{audio} of sound, read in {seconds} s by {model}",
@@ -53,8 +67,8 @@ ENGLISH = {
     "same": "Both wrote the same.",
     "nothing_to_compare": "Record or upload something first.",
     "teach": "Teach it",
-    "teach_lead": "Read sentences aloud, or correct a transcript and save it. Each becomes a clip on the "
-    "computer that runs this page, from which a model of your own can be trained.",
+    "teach_lead": "Read sentences aloud, or correct segments of a transcript above and save those. Each becomes a "
+    "clip on the computer that runs this page, from which a model of your own can be trained.",
     "consent": "I agree, or the speaker does: keep these recordings and what is said in them, to train a model",
     "speaker": "Speaker",
     "speaker_info": "a name or nickname; the corpus holds only a code for it",
@@ -64,8 +78,9 @@ ENGLISH = {
     "save": "Save the clip",
     "saved": "Saved in {folder}, split {split}: {count} clips so far.",
     "need_consent": "Nothing was kept: tick the consent first.",
-    "correct": "The last transcript, to correct",
-    "save_correction": "Save with the corrected text",
+    "save_corrected": "Save the corrected segments",
+    "saved_corrected": "Corrected segments saved: {count}. Clips so far: {total}.",
+    "nothing_corrected": "No corrected segment is left to save: click a segment's text above and correct it first.",
     "nothing_to_save": "There is nothing to save: record first.",
     "clips": "Your clips",
     "listen": "Listen",
@@ -103,6 +118,7 @@ ENGLISH = {
     "too_big": "The file is larger than this page takes ({most}). Cut it, or upload its sound alone.",
 }
 SWEDISH = {
+    "locale": "sv",
     "title": "Tala svenska",
     "title_film": "Filmens ord",
     "lead": "Tryck på knappen och tala. Texten kommer medan du talar; ingenting sparas.",
@@ -123,6 +139,9 @@ SWEDISH = {
     "example": "Prova ett exempel",
     "options": "Inställningar",
     "language": "Språk som talas",
+    "detect": "Känn igen det",
+    "detected": "språk som kändes igen: {language}, {percent:.0f} %",
+    "guessed": "språket är osäkert, taget för {language}, {percent:.0f} %",
     "task": "Skriv",
     "transcribe": "det som sägs",
     "translate": "det på engelska",
@@ -139,6 +158,16 @@ SWEDISH = {
     "copy": "Kopiera",
     "copied": "Kopierat",
     "download": "Ladda ner",
+    "edit_hint": "Klicka på en text för att rätta den (Enter behåller, Escape ångrar), på en tid för att spela "
+    "därifrån. Prickar under ett ord: modellen var inte säker på det.",
+    "play_from": "Spela från",
+    "text_from": "Text från",
+    "doubtful": "osäkert",
+    "removed": "(borttaget)",
+    "edited": "Rättelserna är med i text och filer.",
+    "edit_lost": "Sidan har tappat kontakten. Rättelserna finns kvar här; filerna får dem när den är tillbaka.",
+    "edit_too_long": "Det är för långt: ett stycke rymmer {limit} tecken, en text omkring åtta timmar. I filerna står "
+    "det som stod där förut.",
     "nothing": "Inget tal hördes i den.",
     "damaged": "Filen är skadad vid {places}. Resten av den är utskriven.",
     "took": "{audio} ljud, läst på {seconds} s av {model}",
@@ -149,8 +178,8 @@ SWEDISH = {
     "same": "Båda skrev samma sak.",
     "nothing_to_compare": "Spela in eller ladda upp något först.",
     "teach": "Lär den",
-    "teach_lead": "Läs meningar högt, eller rätta en text och spara den. Var och en blir ett klipp på datorn "
-    "som kör sidan, och av dem kan en egen modell tränas.",
+    "teach_lead": "Läs meningar högt, eller rätta stycken i en text ovan och spara dem. Vart och ett blir ett klipp "
+    "på datorn som kör sidan, och av klippen kan en egen modell tränas.",
     "consent": "Jag, eller den som talar, samtycker: spara inspelningarna och det som sägs, för att träna en modell",
     "speaker": "Talare",
     "speaker_info": "ett namn eller smeknamn; samlingen har bara en kod för det",
@@ -160,8 +189,9 @@ SWEDISH = {
     "save": "Spara klippet",
     "saved": "Sparat i {folder}, del {split}: {count} klipp hittills.",
     "need_consent": "Ingenting sparades: kryssa för samtycket först.",
-    "correct": "Den senaste texten, att rätta",
-    "save_correction": "Spara med rättad text",
+    "save_corrected": "Spara de rättade styckena",
+    "saved_corrected": "Rättade stycken sparade: {count}. Klipp hittills: {total}.",
+    "nothing_corrected": "Inget rättat stycke är kvar att spara: klicka på texten till ett stycke ovan och rätta den.",
     "nothing_to_save": "Det finns inget att spara: spela in först.",
     "clips": "Dina klipp",
     "listen": "Lyssna",

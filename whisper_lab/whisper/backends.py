@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,14 @@ AUTO = "auto"
 NAMES = ("ctranslate2", "transformers")
 CUBLAS = ("libcublas.so.12", "cublas64_12.dll")  # what CTranslate2 4.7 and newer want of CUDA; no cuDNN any more
 SOURCES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
+
+
+class Alignment(NamedTuple):
+    """When each token of a text begins and the last one ends, (tokens + 1,) seconds of the window, and how probable
+    each was, among tokens of text: (tokens,)."""
+
+    times: np.ndarray
+    probabilities: np.ndarray
 
 
 def load(name: str, folder: Path, device: str = "auto", threads: int = 0, precision: str = "auto"):
@@ -140,14 +149,22 @@ class CTranslate2:
             decoded.append(Decoded(tokens[len(forced) :], logprob, result.no_speech_prob, len(tokens) < longest))
         return decoded
 
-    def align(self, encoded, start: list[int], texts: list[list[int]], frames: Sequence[int]) -> list[np.ndarray]:
-        """When each token of `texts` begins and the last one ends, in seconds of its window: (tokens + 1,) each.
+    def languages(self, encoded) -> list[dict[str, float]]:
+        """How likely Whisper takes each language for the one spoken in each window of the batch: probabilities by code,
+        of the decoder's first token, as in openai/whisper."""
+        return [{token.strip("<|>"): p for token, p in one} for one in self.model.detect_language(encoded)]
+
+    def align(self, encoded, start: list[int], texts: list[list[int]], frames: Sequence[int]) -> list[Alignment]:
+        """When each token of `texts` was said, and how probable it was.
 
         By the decoder's attention to the sound, warped in time (OpenAI's whisper/timing.py). `start` is the prompt
         without <|notimestamps|>; `frames` hold sound in each window, the rest is padding.
         """
         results = self.model.align(encoded, start, texts, [max(2, count) for count in frames], median_filter_width=7)
-        return [_starts(np.array(result.alignments), len(text)) for result, text in zip(results, texts)]
+        return [
+            Alignment(_starts(np.array(result.alignments), len(text)), np.array(result.text_token_probs))
+            for result, text in zip(results, texts)
+        ]
 
 
 def _precision(index: int) -> str:
@@ -285,18 +302,30 @@ class Transformers:
         self, encoded, prompt: list[int], limit: int, beams: int = 1, temperature: float = 0, forced: Sequence[int] = ()
     ) -> list[Decoded]:
         """As CTranslate2's."""
-        import torch
-
         generation = self.model.generation_config
         with self._running():
             begin = prompt[: prompt.index(self.model.config.decoder_start_token_id) + 1]
-            ids = torch.tensor([begin] * len(encoded.last_hidden_state), device=self.model.device)
-            first = self.model(encoder_outputs=encoded, decoder_input_ids=ids).logits[:, -1].float().softmax(-1)
+            first = self._first(encoded, begin).softmax(-1)
             no_speech = first[:, generation.no_timestamps_token_id - 1].tolist()  # <|nospeech|> comes before it
             decoded = self._decode(self.model, encoded, [*prompt, *forced], limit, beams, temperature)
         return [Decoded(one.tokens, one.logprob, p, one.ended) for one, p in zip(decoded, no_speech)]
 
-    def align(self, encoded, start: list[int], texts: list[list[int]], frames: Sequence[int]) -> list[np.ndarray]:
+    def _first(self, encoded, begin: list[int]):
+        """(batch, vocabulary) float32 logits of the token after `begin`."""
+        import torch
+
+        ids = torch.tensor([begin] * len(encoded.last_hidden_state), device=self.model.device)
+        return self.model(encoder_outputs=encoded, decoder_input_ids=ids).logits[:, -1].float()
+
+    def languages(self, encoded) -> list[dict[str, float]]:
+        """As CTranslate2's."""
+        ids = self.model.generation_config.lang_to_id
+        with self._running():
+            logits = self._first(encoded, [self.model.config.decoder_start_token_id])
+            probabilities = logits[:, list(ids.values())].softmax(-1).tolist()
+        return [dict(zip((token.strip("<|>") for token in ids), each)) for each in probabilities]
+
+    def align(self, encoded, start: list[int], texts: list[list[int]], frames: Sequence[int]) -> list[Alignment]:
         """As CTranslate2's."""
         import torch
         from transformers.models.whisper.generation_whisper import _dynamic_time_warping, _median_filter
@@ -313,15 +342,17 @@ class Transformers:
             ids = torch.tensor([start + end + text + [self.model.config.eos_token_id]], device=self.model.device)
             with self._running(), _eager(self.model):
                 one = self.select(encoded, [i])
-                attention = self.model(
-                    encoder_outputs=one, decoder_input_ids=ids, output_attentions=True
-                ).cross_attentions
-            positions = max(1, count // 2)
+                output = self.model(encoder_outputs=one, decoder_input_ids=ids, output_attentions=True)
+            positions, attention = max(1, count // 2), output.cross_attentions
             weights = torch.stack([attention[layer][0, head, :, :positions] for layer, head in heads]).float()
             weights = (weights - weights.mean(-2, keepdim=True)) / weights.std(-2, keepdim=True, unbiased=False)
             matrix = _median_filter(weights, 7).mean(0)[len(start) : -1]
             path = np.stack(_dynamic_time_warping(-matrix.double().cpu().numpy()), axis=1)
-            result.append(_starts(path, len(text)))
+            # As CTranslate2 and openai/whisper: among text only, without times, languages and the end.
+            words = max(self.model.config.eos_token_id, *(token + 1 for token in text))  # a model may have its own
+            logits = output.logits[0, len(start) : -2, :words].float()
+            chosen = logits.softmax(-1).gather(1, ids[0, len(start) + 1 : -1, None])
+            result.append(Alignment(_starts(path, len(text)), chosen[:, 0].cpu().numpy()))
         return result
 
 

@@ -14,13 +14,15 @@ FALLBACK = (0.2, 0.4, 0.6, 0.8, 1.0)  # openai/whisper's temperatures after a gr
 DOUBT = -0.2  # mean log probability a token; where the greedy text is above, beams seldom find a better one
 UNSURE = -1.0  # mean log probability a token, below which openai/whisper does not trust a text
 NO_SPEECH = 0.6  # probability of <|nospeech|> above which openai/whisper believes it, if the text is unsure too
+AUTO = "auto"  # the language that Whisper itself detects in the sound
+CERTAIN = 0.5  # probability of a language below which it is a guess
 
 
 @dataclass(frozen=True)
 class Decoding:
     """Options of decoding. By default the same sound gives the same text every time: nothing is sampled."""
 
-    language: str = "sv"
+    language: str = "sv"  # or AUTO
     task: str = "transcribe"  # or translate, into English
     beams: int = 5  # to search for a better text where the greedy one is in doubt; 1: greedy throughout
     fallback: bool = False  # sample at rising temperatures where a text loops or is unsure

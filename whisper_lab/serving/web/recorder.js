@@ -112,7 +112,7 @@ async function send(mine) {
 }
 
 function show(reply) {
-  part("settled").textContent = reply.settled + " ";
+  part("settled").textContent = reply.settled;
   part("tentative").textContent = reply.tentative;
   if (reply.full) say(words.full);
   else if (reply.waiting) say(words.waiting.replace("{place}", reply.waiting));
