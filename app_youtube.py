@@ -16,7 +16,7 @@ import argparse
 import sys
 
 from whisper_lab import command
-from whisper_lab.serving import terminal, views, youtube
+from whisper_lab.serving import captions, terminal, youtube
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -34,7 +34,7 @@ def transcribe(reader, options, link: str) -> None:
     """Fetch, read and write the film that `link` leads to."""
     start, end = youtube.part(options.start), youtube.part(options.end)
     if start is None and (start := youtube.start_in(link)):
-        print(f"from {views.clock(start)} on, as the link says; --start 0 takes all of it", file=sys.stderr)
+        print(f"from {captions.clock(start)} on, as the link says; --start 0 takes all of it", file=sys.stderr)
     film = youtube.look(link, options.max_minutes, options.downloader, start, end)
     terminal.targets(options, [film.id])
     facts = {"source": film.link, "title": film.title, "channel": film.channel}

@@ -130,19 +130,20 @@ def read(chromium, page, sounds):
 
 
 @pytest.fixture
-def windows(monkeypatch) -> SimpleNamespace:
-    """How many windows have been `begun`, by all transcribers, from now on, one by one. All but the first wait until
-    `open` is set."""
+def blocks(monkeypatch) -> SimpleNamespace:
+    """How many blocks of 30 s have been `given` of all files together. After as many of a file as may be `passing`, the
+    next one waits until `open` is set. Windows are decoded one by one."""
     monkeypatch.setattr(transcription, "AHEAD", 1)
-    counts, read_batch = SimpleNamespace(begun=0, open=threading.Event()), Transcriber._read_batch
+    counts, give = SimpleNamespace(given=0, passing=3, open=threading.Event()), audio.blocks
 
-    def counting(self, mels, *args):
-        if counts.begun:
-            counts.open.wait(WAIT / 1000)
-        counts.begun += len(mels)
-        return read_batch(self, mels, *args)
+    def counting(*args, **kwargs):
+        for i, block in enumerate(give(*args, **kwargs)):
+            if i >= counts.passing:
+                counts.open.wait(WAIT / 1000)
+            counts.given += 1
+            yield block
 
-    monkeypatch.setattr(Transcriber, "_read_batch", counting)
+    monkeypatch.setattr(audio, "blocks", counting)
     yield counts
     counts.open.set()
 
@@ -490,7 +491,7 @@ def test_arabic_runs_from_right_to_left(visit, espeak, options):
     shot(visitor, f"arabic-{'phone' if options else 'desktop'}")
 
 
-def test_a_cancelled_upload_is_read_no_further(visit, sounds, windows):
+def test_a_cancelled_upload_is_read_no_further(visit, sounds, blocks):
     visitor = visit()
     upload(visitor, sounds.minutes)
     visitor.wait_for_selector("#status .lab-bar")
@@ -498,15 +499,15 @@ def test_a_cancelled_upload_is_read_no_further(visit, sounds, windows):
     visitor.click("#cancel")
     expect(visitor.locator("#status .lab-status")).to_have_text(SWEDISH["cancelled"])
     shot(visitor, "cancelled")
-    windows.open.set()
+    blocks.open.set()
     expect(visitor.locator("#upload")).not_to_contain_text("minutes")
     upload(visitor, sounds.one)
     text = result_text(visitor)
     assert text == lines(heard(sounds.one))
-    assert windows.begun < 6, "of six, and that of the other file"
+    assert blocks.given < 8, "seven, and that of the other file"
 
 
-def test_who_leaves_is_read_no_further(visit, page, sounds, windows):
+def test_who_leaves_is_read_no_further(visit, page, sounds, blocks):
     visitor = visit()
     upload(visitor, sounds.minutes)
     visitor.wait_for_selector("#status .lab-bar")
@@ -514,14 +515,15 @@ def test_who_leaves_is_read_no_further(visit, page, sounds, windows):
     assert session in page.sessions
     visitor.goto("about:blank")
     until(visitor, lambda: session not in page.sessions)
-    windows.open.set()
+    blocks.open.set()
     upload(other := visit(), sounds.one)  # read when the places are free again
     assert result_text(other) == lines(heard(sounds.one))
-    assert windows.begun < 6
+    assert blocks.given < 8
 
 
-def test_two_at_once_get_their_own_text_and_who_waits_sees_the_place(visit, sounds, windows):
+def test_two_at_once_get_their_own_text_and_who_waits_sees_the_place(visit, sounds, blocks):
     """And may speak again before the answer came: the last recording is what is shown in the end."""
+    blocks.passing = 0
     first, second, third = visit(), visit("en-GB"), visit()
     pieces = pieces_sent(third)
     speak(third)
@@ -536,7 +538,7 @@ def test_two_at_once_get_their_own_text_and_who_waits_sees_the_place(visit, soun
     speak(third)
     spoke(third, 1)
     stop(third)
-    windows.open.set()
+    blocks.open.set()
     assert result_text(first) == lines(heard(sounds.long))
     assert result_text(second) == lines(heard(sounds.other))
     third.wait_for_selector(f"#result [data-recording='{pieces[-1]['key']}']", state="attached")

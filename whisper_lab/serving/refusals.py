@@ -3,7 +3,7 @@
 import re
 
 from .. import LabError
-from .views import clock
+from .captions import clock
 
 REASONS = {
     "not youtube": "that is no link to a film on YouTube; paste one like https://www.youtube.com/watch?v=…",

@@ -40,7 +40,8 @@ def panel(collection: Collection, last: gr.State) -> None:
             return failed(texts.plain(error, language(request))), gr.skip()
         mine = clips(speaker)
         split = next(clip["split"] for clip in mine if clip["id"] == name)
-        return note(here["saved"].format(split=split, count=len(clips()), folder=collection.folder.name)), listed(speaker)
+        folder, count = collection.folder.name, len(clips())
+        return note(here["saved"].format(split=split, count=count, folder=folder)), listed(speaker)
 
     def keep_reading(consent, speaker, sentence, recorded, request: gr.Request):
         try:

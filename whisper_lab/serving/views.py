@@ -8,6 +8,7 @@ from urllib.parse import quote
 from ..text import normalise
 from ..whisper.decoding import CERTAIN
 from . import captions, scripts
+from .captions import clock
 
 # The probability of a word below which it is marked. Of 2,825 words that the untuned Whisper base heard in 374 human
 # clips, 30 % are marked: 55 % of those are wrong, and 70 % of all that are wrong are among them. With the sample's
@@ -148,13 +149,6 @@ def working(text: str, share: float | None = None) -> str:
 def table(rows: dict[str, str]) -> str:
     cells = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
     return f'<table class="lab-table">{cells}</table>'
-
-
-def clock(seconds: float) -> str:
-    """75 → 1:15, 3675 → 1:01:15."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def short(model: str) -> str:
