@@ -10,7 +10,7 @@ import numpy as np
 from ..corpora.collection import Collection
 from ..speech import audio
 from ..whisper.decoding import Decoding
-from . import pages, selfcheck, teaching, texts, views, youtube
+from . import pages, refusals, selfcheck, teaching, texts, views
 from .live import Listeners
 from .pages import READING, WEB, say, words
 
@@ -59,7 +59,7 @@ def page(options) -> tuple[gr.Blocks, list[Path]]:
 
         @pages.guarded(outputs=3)
         def read_file(path, spoken, task, beams, fallback, prompt, start, end, request: gr.Request):
-            first, last = youtube.part(start) or 0, youtube.part(end)
+            first, last = refusals.part(start) or 0, refusals.part(end)
             kept = {"path": path, "received": audio.describe(path)}
             decoding = reader.decoding(spoken, task, beams, fallback, prompt)
             yield from reader.read(path, None, kept, decoding, request, first, last)

@@ -20,7 +20,7 @@ import numpy as np
 from .. import LabError
 from ..speech import audio
 from ..whisper.decoding import AUTO, DEFAULT, Decoding
-from . import captions, playing, refusals, terminal, texts, youtube
+from . import captions, playing, refusals, terminal, texts
 from .transcription import Cancelled, Progress, Transcriber
 from .views import clock, failed, marked, note, parts, plain, result, short, side_by_side, text_of, working
 
@@ -263,7 +263,7 @@ def transcribe_endpoint(reader: Reader, choices: list) -> None:
 
     def transcribe(file, spoken, task, beams, fallback, prompt, start, end, request: gr.Request):
         with said(request):
-            first, last = youtube.part(start) or 0, youtube.part(end)
+            first, last = refusals.part(start) or 0, refusals.part(end)
             reader.check_length(file, first, last)
             return reader.as_json(file, reader.decoding(spoken, task, beams, fallback, prompt), first, last)
 

@@ -1,4 +1,5 @@
-"""Why a film cannot be had, each reason in a sentence that says what can be done, and how YouTube words it."""
+"""Why a film, or a part of a recording, cannot be had, each reason in a sentence that says what can be done, and how
+YouTube words it."""
 
 import re
 
@@ -64,6 +65,24 @@ def reason_in(text: str) -> str | None:
     """The reason that a library's message speaks of, if it is one of those known."""
     text = text.replace("’", "'").lower()
     return next((reason for reason, pattern in SAYS.items() if re.search(pattern, text)), None)
+
+
+def part(text: str | None) -> float | None:
+    """A point in time as people write it ("1:02:03", "2:03", "75.5", "1h2m3s", in Swedish "2.03", in captions
+    "00:02:03,500") in seconds; None for nothing."""
+    text = (text or "").strip().lower().replace(",", ".")
+    if not text:
+        return None
+    if re.fullmatch(r"(\d{1,3}\.)?\d{1,3}\.[0-5]\d", text):  # two digits after a point are seconds of a minute
+        text = text.replace(".", ":")
+    seconds = r"(\d{1,6}(?:\.\d{1,6})?)"
+    found = re.fullmatch(rf"(?:(?:(\d{{1,3}}):)?(\d{{1,3}}):)?{seconds}", text) or re.fullmatch(
+        rf"(?:(\d{{1,3}})h)?(?:(\d{{1,4}})m)?(?:{seconds}s)?", text
+    )
+    given = [float(number or 0) for number in found.groups()] if found else []
+    if not found or (":" in text and (given[2] >= 60 or (found[1] and given[1] >= 60))):
+        raise Refused("time", text=text)
+    return 3600 * given[0] + 60 * given[1] + given[2]
 
 
 def check_part(start: float | None, end: float | None, seconds: float) -> tuple[float, float]:

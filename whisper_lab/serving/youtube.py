@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from .. import LabError
-from .refusals import Refused, check_part, reason_in
+from .refusals import Refused, check_part, part, reason_in
 
 DOWNLOADERS = ("yt-dlp", "pytube")
 LINK = "https://www.youtube.com/watch?v="
@@ -147,24 +147,6 @@ def fetched(film: Film, *args, **kwargs):
     block ends, however it ends. Further arguments, and errors, are those of `download`."""
     with tempfile.TemporaryDirectory(prefix="whisper-lab-youtube-") as folder:
         yield download(film, Path(folder), *args, **kwargs)
-
-
-def part(text: str | None) -> float | None:
-    """A point in time as people write it ("1:02:03", "2:03", "75.5", "1h2m3s", in Swedish "2.03", in captions
-    "00:02:03,500") in seconds; None for nothing."""
-    text = (text or "").strip().lower().replace(",", ".")
-    if not text:
-        return None
-    if re.fullmatch(r"(\d{1,3}\.)?\d{1,3}\.[0-5]\d", text):  # two digits after a point are seconds of a minute
-        text = text.replace(".", ":")
-    seconds = r"(\d{1,6}(?:\.\d{1,6})?)"
-    found = re.fullmatch(rf"(?:(?:(\d{{1,3}}):)?(\d{{1,3}}):)?{seconds}", text) or re.fullmatch(
-        rf"(?:(\d{{1,3}})h)?(?:(\d{{1,4}})m)?(?:{seconds}s)?", text
-    )
-    given = [float(number or 0) for number in found.groups()] if found else []
-    if not found or (":" in text and (given[2] >= 60 or (found[1] and given[1] >= 60))):
-        raise Refused("time", text=text)
-    return 3600 * given[0] + 60 * given[1] + given[2]
 
 
 @contextmanager
