@@ -19,7 +19,7 @@ from whisper_lab.serving import terminal
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.Parser(__doc__)
     parser.add_argument(
         "files", nargs="*", metavar="FILE", help="sound or film, or folders of it, for the terminal; none: the page"
     )

@@ -13,16 +13,17 @@ deleted as soon as it has been read. No FFmpeg is needed; YouTube may want a Jav
 """
 
 import argparse
+import sys
 
 from whisper_lab import command
-from whisper_lab.serving import terminal, youtube
+from whisper_lab.serving import captions, terminal, youtube
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.Parser(__doc__)
     parser.add_argument("links", nargs="*", metavar="LINK", help="film to transcribe in the terminal; none: the page")
     add = parser.add_argument_group("the film").add_argument
-    add("--start", metavar="TIME", help="where to begin, such as 1:30")
+    add("--start", metavar="TIME", help="where to begin, such as 1:30 (default: where the link says, as in …&t=90)")
     add("--end", metavar="TIME", help="where to end")
     add("--downloader", choices=youtube.DOWNLOADERS, default=youtube.DOWNLOADERS[0], help="default yt-dlp")
     terminal.add_flags(parser)
@@ -32,6 +33,8 @@ def parse_args(argv=None) -> argparse.Namespace:
 def transcribe(reader, options, link: str) -> None:
     """Fetch, read and write the film that `link` leads to."""
     start, end = youtube.part(options.start), youtube.part(options.end)
+    if start is None and (start := youtube.start_in(link)):
+        print(f"from {captions.clock(start)} on, as the link says; --start 0 takes all of it", file=sys.stderr)
     film = youtube.look(link, options.max_minutes, options.downloader, start, end)
     terminal.targets(options, [film.id])
     facts = {"source": film.link, "title": film.title, "channel": film.channel}

@@ -20,7 +20,7 @@ from whisper_lab.whisper.decoding import Decoding
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needed = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
 GREEDY = Decoding(beams=1)  # quickest: the untuned model is in doubt about every sentence
-WAIT = 20_000  # milliseconds at most for anything to happen
+WAIT = 60_000  # milliseconds at most for anything to happen, on a busy machine
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
 
 
@@ -101,6 +101,15 @@ def visits(browser, address: str, hosts=()):
 
 def upload(visitor, path: Path) -> None:
     visitor.set_input_files("#upload input[type=file]", path)
+
+
+def until(visitor, happens) -> None:
+    """Wait until `happens()`, which is asked here."""
+    for _ in range(WAIT // 50):
+        if happens():
+            return
+        visitor.wait_for_timeout(50)
+    raise TimeoutError
 
 
 def fill(visitor, name: str, text: str) -> None:

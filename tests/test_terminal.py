@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, inside, script
@@ -86,6 +87,22 @@ def test_what_is_there_is_not_written_over_and_that_is_said_before_the_work(fold
     assert done.returncode == 2 and "--output-dir b/notes.txt cannot be written" in done.stderr
 
 
+def test_odd_names_of_files(tmp_path, tiny):
+    """Beginning with a dash, of several lines, that steer the terminal, and as long as may be."""
+    long = "å" * 125  # characters, of 250 bytes
+    for name in ("-talk.mp3", "two\nlines \x1b[31m😀.mp3", f"{long}.mp3", f"{'x' * 250}a.mp3", f"{'x' * 250}b.mp3"):
+        shutil.copy(CLIPS[0], tmp_path / name)
+    done = inside("app.py", "-talk.mp3", "--model", str(tiny), cwd=tmp_path, check=False)
+    assert done.returncode == 2 and done.stderr.endswith("a file whose name begins with a dash is ./-talk.mp3\n")
+    (tmp_path / "out").mkdir()
+    typed = ("--model", str(tiny), "--output-dir", "out", "--format", "json")
+    done = inside("app.py", *typed, "--", *(path.name for path in tmp_path.glob("*.mp3")), cwd=tmp_path, check=False)
+    assert "two\ufffdlines \ufffd[31m😀.mp3:\n" in done.stderr and "\x1b" not in done.stderr
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"-talk.json", "two\nlines \x1b[31m😀.json", f"{long[:120]}.json"}
+    assert done.returncode == 1 and done.stderr.count("File name too long") == 2, "and the others all the same"
+
+
 def test_a_terminal_of_another_coding_gets_what_it_can_show(monkeypatch, capsys):
     terminal_of_old = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "stdout", terminal_of_old)
@@ -136,6 +153,17 @@ def test_mistakes_are_one_line(tmp_path, name, arguments, said):
         arguments = ["https://youtu.be/dQw4w9WgXcQ", *arguments[1:]]
     done = inside(name, *arguments, cwd=tmp_path, check=False)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_address_of_the_sixth_version(monkeypatch):
+    import app
+    from whisper_lab.serving import pages
+
+    monkeypatch.setattr(pages, "check_host", lambda host: None)
+    asked = {}
+    page = SimpleNamespace(queue=lambda **how: None, launch=lambda **how: (None, asked.update(how), None))
+    pages.serve(page, app.parse_args(["--host", "::1"]))
+    assert asked["server_name"] == "[::1]"
 
 
 def test_a_link_that_is_none_is_said(tmp_path, tiny):

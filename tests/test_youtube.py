@@ -19,7 +19,7 @@ import pytest
 from whisper_lab import LabError
 from whisper_lab.serving import pages, refusals, youtube
 from whisper_lab.serving.refusals import REASONS, Refused
-from whisper_lab.serving.youtube import Film, download, fetched, film_id, look, part
+from whisper_lab.serving.youtube import Film, download, fetched, film_id, look, part, start_in
 
 ID, OTHER = "dQw4w9WgXc_", "-abcdefghij"
 SECONDS = 40
@@ -252,6 +252,29 @@ def test_lists_channels_and_searches_are_told_apart(link):
 def test_what_a_shell_left_of_a_link_is_said():
     assert reason(film_id, "https://www.youtube.com/watch?time_continue=198") == "cut"
     assert film_id(f"<https://youtu.be/{ID}>") == ID
+
+
+@pytest.mark.parametrize(
+    "link, seconds",
+    [
+        (f"https://www.youtube.com/watch?v={ID}&t=75", 75),
+        (f"https://www.youtube.com/watch?v={ID}&t=1m15s", 75),
+        (f"https://www.youtube.com/watch?v={ID}#t=75s", 75),
+        (f"https://www.youtube.com/watch?time_continue=198&v={ID}", 198),
+        (f"youtu.be/{ID}?t=1h2m3s", 3723),
+        (f"www.youtube.com/watch?v={ID}?t=75", 75),
+        (f"www.youtube.com/watch\\?v\\={ID}\\&t\\=75", 75),
+        (f"https://www.youtube.com/embed/{ID}?start=30&end=60", 30),
+        (f"https://consent.youtube.com/m?continue=https%3A%2F%2Fyoutu.be%2F{ID}%3Ft%3D9&gl=SE", 9),
+        (f"https://youtu.be/{ID}?t=0", None),
+        (f"https://youtu.be/{ID}?t=soon", None),
+        (f"https://youtu.be/{ID}?si=t75", None),
+        (ID, None),
+    ],
+)
+def test_a_link_may_say_where_the_film_begins(link, seconds):
+    assert film_id(link) == ID
+    assert start_in(link) == seconds
 
 
 @pytest.mark.parametrize(
@@ -526,16 +549,18 @@ def test_a_part_must_lie_in_the_film_and_the_limit_is_on_the_part(site):
     assert look(ID, max_minutes=120, start=3600) == look(ID, max_minutes=120, end=7200.0)
     assert look(ID, max_minutes=0.5, start=10000, end=10030)
     assert reason(look, ID, max_minutes=0.5, start=10000, end=10031) == "too long"
-    for start, end in ((-1, None), (10800, None), (60, 60), (60, 30), (None, 0), (0, 10802), (20000, 20001)):
-        assert reason(look, ID, start=start, end=end) == "part"
+    for start, end in ((-1, None), (60, 60), (60, 30), (None, 0)):
+        assert reason(look, ID, start=start, end=end) == "order"
+    for start, end in ((10800, None), (0, 10802), (20000, 20001)):
+        assert reason(look, ID, start=start, end=end) == "beyond"
 
 
-@pytest.mark.parametrize("start, end", [(5, 2), (60, None), (3, 60)])
-def test_a_part_must_lie_in_an_uploaded_file_too(start, end):
+@pytest.mark.parametrize("start, end, why", [(5, 2, "order"), (60, None, "beyond"), (3, 60, "beyond")])
+def test_a_part_must_lie_in_an_uploaded_file_too(start, end, why):
     page = SimpleNamespace(options=SimpleNamespace(max_minutes=1))
     seven = np.zeros(7 * 16_000, np.float32)
     pages.Reader.check_length(page, seven, 2, 7.5)
-    assert reason(pages.Reader.check_length, page, seven, start, end) == "part"
+    assert reason(pages.Reader.check_length, page, seven, start, end) == why
 
 
 @pytest.mark.parametrize(
@@ -557,7 +582,8 @@ def test_points_in_time_that_are_none(text):
 
 
 def test_every_reason_is_one_line_and_says_what_to_do():
-    facts = {"minutes": 3, "limit": 2, "megabytes": 500, "seconds": 40.0, "text": "1:75", "detail": "{detail}"}
+    facts = {"minutes": 3, "limit": 2, "megabytes": 500, "text": "1:75", "detail": "{detail}"}
+    facts |= {"time": "1:00", "length": "0:40", "start": "1:00", "end": "0:30"}
     for key in REASONS:
         text = str(Refused(key, **facts))
         assert "\n" not in text and text[-1] != "." and (";" in text or ": " in text or "must" in text), text

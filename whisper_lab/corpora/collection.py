@@ -40,8 +40,8 @@ DURATIONS = ["clip", "duration[ms]"]
 
 
 class Refused(LabError):
-    """A clip that is not taken. `reason` is a few words, always the same ones: too short, too long clip, silent,
-    no sentence, no letters, no speaker."""
+    """A clip that is not taken, or not there. `reason` is a few words, always the same ones: too short, too long clip,
+    silent, no sentence, no letters, no speaker, no clip."""
 
     def __init__(self, reason: str, message: str):
         super().__init__(message)
@@ -128,7 +128,7 @@ class Collection:
         return sorted(wanted, key=lambda clip: clip["id"], reverse=True)
 
     def remove(self, id: str) -> None:
-        """Delete a clip, sound and rows. Raises LabError if there is none of that id."""
+        """Delete a clip, sound and rows. Raises Refused if there is none of that id."""
         name = f"{id}.flac"
         if self._begun():
             with self._locked():
@@ -140,7 +140,7 @@ class Collection:
                         self._write("clip_durations", DURATIONS, durations)
                         (self._corpus / "clips" / name).unlink(missing_ok=True)
                         return
-        raise LabError(f"{self.folder} has no clip {id!r}; was it removed already?")
+        raise Refused("no clip", f"{self.folder} has no clip {id!r}; was it removed already?")
 
     def next_sentence(self, speaker: str) -> str:
         """A sentence to read aloud: any of those that `speaker` has read least often, at first never.

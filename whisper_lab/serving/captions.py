@@ -93,6 +93,13 @@ def joined(timed: Iterable[Word | Segment]) -> str:
     return "".join(one.text if one.glued else f" {one.text}" for one in timed).strip()
 
 
+def clock(seconds: float) -> str:
+    """75 → 1:15, 3675 → 1:01:15."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
 def cues(segments: Sequence[Segment]) -> list[Cue]:
     """Captions fit to be read, in time order, none overlapping, with every word once and in order.
 

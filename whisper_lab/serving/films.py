@@ -16,20 +16,20 @@ from .pages import READING, language, say, words
 def page(options) -> gr.Blocks:
     reader = pages.Reader(options)
     with gr.Blocks(title=words("title_film"), delete_cache=(600, 3_600)) as blocks:
+        blocks.temp_file_sets.append(reader.made)
         pages.heading("title_film", "lead_film", reader.transcriber)
         link = gr.Textbox(
             label=words("link"), placeholder="https://www.youtube.com/watch?v=…", max_lines=1, elem_id="link"
         )
         card = gr.HTML(elem_id="card")
-        with gr.Row():
-            start = gr.Textbox(label=words("from"), info=words("time_info"), max_lines=1, min_width=120, elem_id="from")
-            end = gr.Textbox(label=words("to"), info=words("time_info"), max_lines=1, min_width=120, elem_id="to")
+        start, end = pages.part_fields()
+        filled = gr.State("")  # into `start`, from a link
         fetch = gr.Button(words("fetch"), variant="primary", elem_id="fetch")
         gr.Markdown(words("notice"), elem_id="notice")
-        upload = gr.File(label=words("upload_instead"), file_types=["audio", "video"], height=140, elem_id="upload")
+        upload = gr.File(label=words("upload_instead"), height=140, elem_id="upload")
         choices = pages.options_panel(reader.transcriber)
         status, cancel, result = pages.work_lines()
-        pages.transcribe_endpoint(reader, choices)
+        pages.transcribe_endpoint(reader, [*choices, start, end])
 
         def look(link: str, request: gr.Request):
             """The film's card as soon as the link is one; nothing is asked of YouTube before."""
@@ -37,8 +37,17 @@ def page(options) -> gr.Blocks:
                 return ""
             try:
                 return _card(youtube.look(link, None, options.downloader))
-            except youtube.Refused as error:
+            except Exception as error:
                 return views.failed(texts.plain(error, language(request)))
+
+        def begin(link: str, start: str, filled: str):
+            """Where the link says that the film begins, unless the visitor wrote something else."""
+            try:
+                at = youtube.start_in(link)
+            except youtube.Refused:
+                at = None
+            said = views.clock(at) if at else ""
+            return (said, said) if start in ("", filled) else (gr.skip(), said)
 
         @pages.guarded(outputs=2)
         def read_film(link, start, end, spoken, task, beams, fallback, prompt, request: gr.Request):
@@ -53,7 +62,7 @@ def page(options) -> gr.Blocks:
         def read_file(path, start, end, spoken, task, beams, fallback, prompt, request: gr.Request):
             decoding = reader.decoding(spoken, task, beams, fallback, prompt)
             first, last = youtube.part(start) or 0, youtube.part(end)
-            for status, result, _ in reader.read(path, views.file_media(path), {}, decoding, request, first, last):
+            for status, result, _ in reader.read(path, None, {}, decoding, request, first, last):
                 yield status, result
 
         shown = {"concurrency_id": READING, "api_visibility": "private", "show_progress_on": status}
@@ -63,6 +72,7 @@ def page(options) -> gr.Blocks:
         ]
         cancel.click(reader.cancel, None, status, cancels=works, queue=False, api_visibility="private")
         link.change(look, link, card, show_progress_on=card, api_visibility="private", trigger_mode="always_last")
+        link.change(begin, [link, start, filled], [start, filled], queue=False, api_visibility="private")
         _endpoint(reader, options, link, start, end, choices)
     return blocks
 
@@ -103,8 +113,9 @@ def _endpoint(reader, options, link, start, end, choices: list) -> None:
     """`/transcribe_link` for gradio_client: a link, a part, and the options → the transcript as JSON."""
 
     def transcribe_link(link, start, end, spoken, task, beams, fallback, prompt, request: gr.Request):
-        first, last = youtube.part(start), youtube.part(end)
         with pages.said(request):
+            first, last = youtube.part(start), youtube.part(end)
+            first = youtube.start_in(link) if first is None else first
             film = youtube.look(link, options.max_minutes, options.downloader, first, last)
             with youtube.fetched(film, downloader=options.downloader) as path:
                 decoding = reader.decoding(spoken, task, beams, fallback, prompt)

@@ -10,7 +10,7 @@ import numpy as np
 from ..corpora.collection import Collection
 from ..speech import audio
 from ..whisper.decoding import Decoding
-from . import pages, selfcheck, teaching, texts, views
+from . import pages, refusals, selfcheck, teaching, texts, views
 from .live import Listeners
 from .pages import READING, WEB, say, words
 
@@ -30,12 +30,13 @@ def page(options) -> tuple[gr.Blocks, list[Path]]:
     listeners = Listeners(reader.transcriber, options.queue)
     example = str(selfcheck.example()[0])
     with gr.Blocks(title=words("title"), delete_cache=(600, 3_600)) as blocks:
+        blocks.temp_file_sets.append(reader.made)
         last = gr.State({}, time_to_live=3_600)  # what was read: `path` or `samples` (int16, 16 kHz), `text`, …
         pages.heading("title", "lead", reader.transcriber)
         recorder = _recorder(reader, listeners)
-        upload = gr.File(label=words("upload"), file_types=["audio", "video"], height=140, elem_id="upload")
+        upload = gr.File(label=words("upload"), height=140, elem_id="upload")
         show = gr.Button(words("example"), size="sm", elem_id="example")
-        choices = pages.options_panel(reader.transcriber)
+        *choices, start, end = pages.options_panel(reader.transcriber, pages.part_fields)
         status, cancel, result = pages.work_lines()
         if reader.compare:
             compare = gr.Button(words("compare"), elem_id="compare")
@@ -43,7 +44,7 @@ def page(options) -> tuple[gr.Blocks, list[Path]]:
         if options.collect:
             teaching.panel(Collection(options.collect), last)
         _check_panel(reader, last)
-        pages.transcribe_endpoint(reader, choices)
+        pages.transcribe_endpoint(reader, [*choices, start, end])
         for choice in choices:  # for recorder.js, which sends them along
             keep = "(...values) => { window.labSettings = JSON.stringify(values); }"
             choice.change(None, choices, None, js=keep, api_visibility="private")
@@ -57,15 +58,16 @@ def page(options) -> tuple[gr.Blocks, list[Path]]:
             yield from reader.read(sound, {"recording": event.key, "name": "speech"}, kept, decoding, request)
 
         @pages.guarded(outputs=3)
-        def read_file(path, spoken, task, beams, fallback, prompt, request: gr.Request):
+        def read_file(path, spoken, task, beams, fallback, prompt, start, end, request: gr.Request):
+            first, last = refusals.part(start) or 0, refusals.part(end)
             kept = {"path": path, "received": audio.describe(path)}
             decoding = reader.decoding(spoken, task, beams, fallback, prompt)
-            yield from reader.read(path, views.file_media(path), kept, decoding, request)
+            yield from reader.read(path, None, kept, decoding, request, first, last)
 
         @pages.guarded(outputs=3)
         def read_example(spoken, task, beams, fallback, prompt, request: gr.Request):
             decoding = reader.decoding(spoken, task, beams, fallback, prompt)
-            yield from reader.read(example, views.file_media(example), {"path": example}, decoding, request)
+            yield from reader.read(example, None, {"path": example}, decoding, request)
 
         @pages.guarded(outputs=1)
         def read_by_second(last, request: gr.Request):
@@ -74,7 +76,7 @@ def page(options) -> tuple[gr.Blocks, list[Path]]:
         shown = {"concurrency_id": READING, "api_visibility": "private", "show_progress_on": status}
         works = [
             recorder.spoken(read_spoken, choices, [status, result, last], trigger_mode="multiple", **shown),
-            upload.upload(read_file, [upload, *choices], [status, result, last], **shown),
+            upload.upload(read_file, [upload, *choices, start, end], [status, result, last], **shown),
             show.click(read_example, choices, [status, result, last], **shown),
         ]
         works[1].then(lambda: None, None, upload, queue=False, api_visibility="private")  # ready for the next one
@@ -107,7 +109,8 @@ def _recorder(reader: pages.Reader, listeners: Listeners) -> gr.HTML:
 
 def _check_panel(reader: pages.Reader, last: gr.State) -> None:
     def check(last, request: gr.Request) -> tuple[dict, str]:
-        here, found = say(request), selfcheck.check(reader.transcriber, last.get("received"))
+        with pages.said(request):
+            here, found = say(request), selfcheck.check(reader.transcriber, last.get("received"))
         rows = {
             here["expected"]: found["expected"],
             here["actual"]: found["actual"],

@@ -8,7 +8,6 @@ import os
 import socket
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,13 +20,14 @@ import numpy as np
 from .. import LabError
 from ..speech import audio
 from ..whisper.decoding import AUTO, DEFAULT, Decoding
-from . import captions, refusals, terminal, texts
+from . import captions, playing, refusals, terminal, texts
 from .transcription import Cancelled, Progress, Transcriber
 from .views import clock, failed, marked, note, parts, plain, result, short, side_by_side, text_of, working
 
 WEB = Path(__file__).parent / "web"
 OFTEN = 0.4  # seconds between two looks at the progress
 READING = "reading"  # the queue that all reading shares
+UPLOAD = "2gb"  # the largest file that can be sent
 COMPARED = 10  # minutes of sound that are read by two models
 LARGEST = 8_000_000  # characters of a transcript that is sent to be edited: about eight hours
 LONGEST_TEXT = 2_000  # characters of an edited segment
@@ -38,7 +38,7 @@ def words(key: str) -> gr.I18n:
     return LABELS(key)
 
 
-LABELS = gr.I18n(**texts.TEXTS)
+LABELS = gr.I18n(**{code: here | texts.GRADIO[code] for code, here in texts.TEXTS.items()})
 
 
 def language(request: gr.Request | None) -> str:
@@ -57,6 +57,7 @@ class Reader:
         self.options = options
         self.transcriber = terminal.transcriber(options)
         self.compare = terminal.compared(options)
+        self.made = playing.Names()  # of what lies beside uploads, to be deleted with them
         self._stops: dict[str, threading.Event] = {}
         self._loading = threading.Lock()
 
@@ -83,20 +84,33 @@ class Reader:
         return note(say(request)["cancelled"])
 
     def read(
-        self, source, media: dict, kept: dict, decoding: Decoding, request: gr.Request, start: float = 0, end=None
+        self,
+        source,
+        media: dict | None,
+        kept: dict,
+        decoding: Decoding,
+        request: gr.Request,
+        start: float = 0,
+        end: float | None = None,
     ) -> Iterator[tuple]:
         """Transcribe a file or (samples,) float32 for a visitor: status and result, as HTML, and what to remember of
-        it for the other parts of the page: `kept`, with the text."""
+        it for the other parts of the page: `kept`, with the text. `media`: what plays it, None for an upload itself."""
         here, began, shown, segments = say(request), time.monotonic(), 0.0, []
         cancelled, progress = self.starts(request), Progress()
         yield working(here["preparing"]), "", {}
         self.check_length(source, start, end)
-        for segment in self.transcriber.segments(source, decoding, True, start, end, progress, cancelled):
-            segments.append(segment)
-            if progress.total and time.monotonic() - shown > OFTEN:
-                shown = time.monotonic()
-                text = f"{here['reading']} {clock(progress.done)} {here['of']} {clock(progress.total)}"
-                yield working(text, progress.done / progress.total), text_of(segments, here), {}
+        given_up = threading.Event()
+        media = media or playing.media(source, end, self.made, lambda: cancelled() or given_up.is_set())
+        try:
+            for segment in self.transcriber.segments(source, decoding, True, start, end, progress, cancelled):
+                segments.append(segment)
+                if progress.total and time.monotonic() - shown > OFTEN:
+                    shown = time.monotonic()
+                    text = f"{here['reading']} {clock(progress.done)} {here['of']} {clock(progress.total)}"
+                    yield working(text, progress.done / progress.total), text_of(segments, here), {}
+        except BaseException:  # also of a visitor who left
+            given_up.set()
+            raise
         places = ", ".join(dict.fromkeys(clock(one.at) for one in progress.damage))
         damaged = note(here["damaged"].format(places=places)) if places else ""
         if not segments:
@@ -167,8 +181,6 @@ def guarded(outputs: int) -> Callable:
             except Cancelled:
                 shown = note(say(request)["cancelled"])
             except Exception as error:
-                if not isinstance(error, LabError | OSError):
-                    traceback.print_exc()
                 shown = failed(texts.plain(error, language(request)))
             yield (shown, *[gr.skip()] * (outputs - 1)) if outputs > 1 else shown
 
@@ -185,8 +197,16 @@ def heading(title: str, lead: str, transcriber: Transcriber) -> None:
     )
 
 
-def options_panel(transcriber: Transcriber) -> list:
-    """Language, task, beams, fallback and prompt: the components, in the order that `Reader.decoding` takes."""
+def part_fields() -> list[gr.Textbox]:
+    """From and to: the part of a film or an upload that is transcribed."""
+    with gr.Row():
+        about = {"value": "", "info": words("time_info"), "max_lines": 1, "min_width": 120}
+        return [gr.Textbox(label=words(key), elem_id=key, **about) for key in ("from", "to")]
+
+
+def options_panel(transcriber: Transcriber, more: Callable[[], list] = list) -> list:
+    """Language, task, beams, fallback and prompt: the components, in the order that `Reader.decoding` takes, and `more`
+    beside them."""
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
     names = sorted(((name.title(), code) for code, name in LANGUAGES.items()), key=lambda pair: pair[0])
@@ -201,9 +221,9 @@ def options_panel(transcriber: Transcriber) -> list:
             )
         with gr.Row():
             beams = gr.Slider(1, 10, value=DEFAULT.beams, step=1, label=words("beams"), info=words("beams_info"))
-            prompt = gr.Textbox(label=words("prompt"), info=words("prompt_info"), max_lines=2)
+            prompt = gr.Textbox("", label=words("prompt"), info=words("prompt_info"), max_lines=2)
         fallback = gr.Checkbox(label=words("fallback"))
-    return [spoken, task, beams, fallback, prompt]
+        return [spoken, task, beams, fallback, prompt, *more()]
 
 
 def work_lines() -> tuple[gr.HTML, gr.Button, gr.HTML]:
@@ -230,20 +250,22 @@ def edit(data: dict, request: gr.Request) -> dict:
 
 @contextmanager
 def said(request: gr.Request):
-    """A caller's mistake as Gradio's own error, in the caller's language."""
+    """What went wrong as Gradio's own error, in the caller's language."""
     try:
         yield
-    except LabError as error:
-        raise gr.Error(texts.plain(error, language(request))) from error
+    except Exception as error:
+        raise gr.Error(texts.plain(error, language(request)), print_exception=False) from error
 
 
 def transcribe_endpoint(reader: Reader, choices: list) -> None:
-    """`/transcribe` for gradio_client: a file and the options → the transcript as JSON, with the time of every word."""
+    """`/transcribe` for gradio_client: a file, the options and a part → the transcript as JSON, with the time of every
+    word."""
 
-    def transcribe(file, spoken, task, beams, fallback, prompt, request: gr.Request):
+    def transcribe(file, spoken, task, beams, fallback, prompt, start, end, request: gr.Request):
         with said(request):
-            reader.check_length(file, 0, None)
-            return reader.as_json(file, reader.decoding(spoken, task, beams, fallback, prompt))
+            first, last = refusals.part(start) or 0, refusals.part(end)
+            reader.check_length(file, first, last)
+            return reader.as_json(file, reader.decoding(spoken, task, beams, fallback, prompt), first, last)
 
     file, out, run = gr.File(visible=False), gr.JSON(visible=False), gr.Button(visible=False)
     run.click(transcribe, [file, *choices], out, api_name="transcribe", concurrency_id=READING)
@@ -267,10 +289,10 @@ def serve(page: gr.Blocks, options, readable: Sequence[Path] = (), block: bool =
             i18n=LABELS,
             theme=gr.themes.Default(primary_hue="blue"),
             allowed_paths=[str(path) for path in readable],
-            max_file_size="2gb",
+            max_file_size=UPLOAD,
             footer_links=["api"],
             run_history=False,
-            show_error=True,
+            js=gradios_words(),
             max_threads=max(40, 4 * options.queue),
         )
     except OSError as error:
@@ -280,6 +302,11 @@ def serve(page: gr.Blocks, options, readable: Sequence[Path] = (), block: bool =
             f"port {options.port} of {host} is taken; choose another with --port, or leave it out"
         ) from error
     return address
+
+
+def gradios_words() -> str:
+    """The script that puts what Gradio itself says into the visitor's words."""
+    return f"() => {{ const TEXTS = {json.dumps(texts.TEXTS)};\n{(WEB / 'words.js').read_text(encoding='utf-8')} }}"
 
 
 def check_host(host: str) -> None:

@@ -1,8 +1,10 @@
-"""Why a film cannot be had, each reason in a sentence that says what can be done, and how YouTube words it."""
+"""Why a film, or a part of a recording, cannot be had, each reason in a sentence that says what can be done, and how
+YouTube words it."""
 
 import re
 
 from .. import LabError
+from .captions import clock
 
 REASONS = {
     "not youtube": "that is no link to a film on YouTube; paste one like https://www.youtube.com/watch?v=…",
@@ -24,7 +26,8 @@ REASONS = {
     "network": "YouTube was not reached, or the connection broke; check the network and try again, or upload the file",
     "rate": "YouTube says that this computer asks too often; wait an hour, or upload the file",
     "pytube": "pytube failed ({detail}); it has not been maintained since 2023: use --downloader yt-dlp",
-    "part": "start and end must lie within the film, which is {seconds:g} s long, and start before end",
+    "beyond": "{time} is beyond the end: there are {length} of it",
+    "order": "the start, {start}, must come before the end, {end}",
     "time": "{text!r} is no point in a film; write it as 1:02:03, 2:03, 75 or 1h2m3s",
     "cancelled": "cancelled; nothing was kept",
     "unknown": "the film could not be fetched ({detail}); try the link in a browser, or upload the file",
@@ -64,9 +67,29 @@ def reason_in(text: str) -> str | None:
     return next((reason for reason, pattern in SAYS.items() if re.search(pattern, text)), None)
 
 
+def part(text: str | None) -> float | None:
+    """A point in time as people write it ("1:02:03", "2:03", "75.5", "1h2m3s", in Swedish "2.03", in captions
+    "00:02:03,500") in seconds; None for nothing."""
+    text = (text or "").strip().lower().replace(",", ".")
+    if not text:
+        return None
+    if re.fullmatch(r"(\d{1,3}\.)?\d{1,3}\.[0-5]\d", text):  # two digits after a point are seconds of a minute
+        text = text.replace(".", ":")
+    seconds = r"(\d{1,6}(?:\.\d{1,6})?)"
+    found = re.fullmatch(rf"(?:(?:(\d{{1,3}}):)?(\d{{1,3}}):)?{seconds}", text) or re.fullmatch(
+        rf"(?:(\d{{1,3}})h)?(?:(\d{{1,4}})m)?(?:{seconds}s)?", text
+    )
+    given = [float(number or 0) for number in found.groups()] if found else []
+    if not found or (":" in text and (given[2] >= 60 or (found[1] and given[1] >= 60))):
+        raise Refused("time", text=text)
+    return 3600 * given[0] + 60 * given[1] + given[2]
+
+
 def check_part(start: float | None, end: float | None, seconds: float) -> tuple[float, float]:
     """Where a part of a film of so many seconds begins and ends. Raises Refused where it does not lie within."""
     first, last = start or 0.0, seconds if end is None else end
-    if not 0 <= first < min(last, seconds) or last > seconds + 1:  # YouTube gives whole seconds
-        raise Refused("part", seconds=seconds)
+    if first >= seconds or last > seconds + 1:  # YouTube gives whole seconds
+        raise Refused("beyond", time=clock(first if first >= seconds else last), length=clock(seconds))
+    if not 0 <= first < last:
+        raise Refused("order", start=clock(first), end=clock(last))
     return first, last

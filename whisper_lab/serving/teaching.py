@@ -32,17 +32,16 @@ def panel(collection: Collection, last: gr.State) -> None:
 
     def keep(consent: bool, speaker: str, sentence: str, samples: np.ndarray | None, request: gr.Request):
         here = say(request)
-        if not consent:
-            return failed(here["need_consent"]), gr.skip()
+        if not consent or samples is None:
+            return failed(here["nothing_to_save" if consent else "need_consent"]), gr.skip()
         try:
-            if samples is None:
-                raise LabError(here["nothing_to_save"])
             name = collection.add(samples, sentence, speaker)
         except (LabError, OSError) as error:
             return failed(texts.plain(error, language(request))), gr.skip()
         mine = clips(speaker)
         split = next(clip["split"] for clip in mine if clip["id"] == name)
-        return note(here["saved"].format(split=split, count=len(clips()), folder=collection.folder)), listed(speaker)
+        folder, count = collection.folder.name, len(clips())
+        return note(here["saved"].format(split=split, count=count, folder=folder)), listed(speaker)
 
     def keep_reading(consent, speaker, sentence, recorded, request: gr.Request):
         try:

@@ -1,7 +1,9 @@
 """app.py and app_youtube.py in the terminal: their flags, and transcripts printed or written, without a page."""
 
 import argparse
+import errno
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -13,6 +15,19 @@ from ..whisper import checkpoint, languages, precision
 from . import captions
 
 DEFAULT = "models/sample"  # what `make demo` leaves
+LONGEST_NAME = 240  # bytes: file systems take 255
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose description is shown as it was written."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> None:
+        """Exit with `message`, and what helps where a file's name was taken for a flag."""
+        odd = next((name for name in sys.argv[1:] if name.startswith("-") and os.path.exists(name)), None)
+        super().error(message + (f"; a file whose name begins with a dash is ./{shown(odd)}" if odd else ""))
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -171,7 +186,7 @@ def found(inputs: list[str], recursive: bool) -> dict[str, str]:
     names: dict[str, str] = {}
     for given in inputs:
         if not os.path.isdir(given):
-            names[given] = Path(given).stem
+            names[given] = _fit(Path(given).stem)
             continue
         inside = sorted(path for path in Path(given).glob("**/*" if recursive else "*") if path.is_file())
         sounds = {path: _has_sound(path) for path in inside}
@@ -182,7 +197,7 @@ def found(inputs: list[str], recursive: bool) -> dict[str, str]:
         if not heard:
             below = "" if recursive else " (--recursive looks into the folders below it)"
             print(f"{shown(given)}: no file in it holds sound{below}", file=sys.stderr)
-        names |= {str(path): str(path.relative_to(given).with_suffix("")) for path in heard}
+        names |= {str(path): _fit(str(path.relative_to(given).with_suffix(""))) for path in heard}
     if not names:
         raise LabError("there is nothing to transcribe")
     for told_by in (_with_suffix, _below_what_they_share):
@@ -201,6 +216,13 @@ def _has_sound(path: Path) -> bool:
         return error.reason not in ("not audio", "no sound in it", "empty file")
 
 
+def _fit(name: str) -> str:
+    """`name` as long as a file's may be with a suffix or two behind it."""
+    while len(os.fsencode(os.path.basename(name))) > LONGEST_NAME:
+        name = name[:-1]
+    return name
+
+
 def _with_suffix(paths: list[str], name: str) -> dict[str, str]:
     return {path: name + Path(path).suffix for path in paths}
 
@@ -212,8 +234,9 @@ def _below_what_they_share(paths: list[str], name: str) -> dict[str, str]:
 
 
 def shown(path: str | Path) -> str:
-    """`path` for people: a name may be in another encoding than this machine's."""
-    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """`path` for people, in one line: a name may be in another encoding than this machine's, or steer the terminal."""
+    text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", text)
 
 
 def targets(options, titles: Iterable[str]) -> list[Path]:
@@ -224,7 +247,7 @@ def targets(options, titles: Iterable[str]) -> list[Path]:
     if options.output_dir is None:
         return []
     paths = [_target(options, title) for title in titles]
-    there = [path for path in paths if path.exists()]
+    there = [path for path in paths if os.path.exists(path)]  # also of a name that is too long
     if there and not options.overwrite:
         more = f", and {len(there) - 1:,} more like it" if there[1:] else ""
         raise LabError(
@@ -302,8 +325,10 @@ def each(inputs: Collection[str], work: Callable[[str], None]) -> int | None:
             print(f"{shown(name)}:", file=sys.stderr)
         try:
             work(name)
-        except LabError as error:
-            said = shown(str(error))
+        except (LabError, OSError) as error:
+            if getattr(error, "errno", None) in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT):  # so it is with all others
+                raise
+            said = shown(str(getattr(error, "strerror", None) or error))
             print(said if shown(name) in said else f"{shown(name)}: {said}", file=sys.stderr)
             failed += 1
     return 1 if failed else None

@@ -1,6 +1,11 @@
 """What the pages say, in English and Swedish. The terminal speaks English."""
 
+import errno
+import re
+import traceback
+
 from .. import LabError
+from .refusals import REASONS
 
 ENGLISH = {
     "locale": "en",
@@ -95,7 +100,7 @@ ENGLISH = {
     "look": "Look it up",
     "from": "From",
     "to": "To",
-    "time_info": "such as 1:30; empty for the whole film",
+    "time_info": "of a film or upload, such as 1:30; empty: all of it",
     "fetch": "Transcribe",
     "looking": "Asking YouTube …",
     "fetching": "Fetching the sound",
@@ -103,7 +108,14 @@ ENGLISH = {
     "deleted as soon as it has been read. The film plays from YouTube itself.",
     "upload_instead": "or upload the film",
     "too_long": "That is {minutes:.0f} minutes; this page takes {limit:g}. Choose a part, or cut the file.",
-    "wrong": "Something went wrong",
+    "wrong": "Something went wrong. What it was stands in the terminal on the computer that runs this page.",
+    "disk_full": "The computer that runs this page has no room left on its disk.",
+    "error": "Error",
+    "working": "Working …",
+    "in_line": "You are number {place} of {of} in line.",
+    "page_lost": "The page has lost its connection, and loads anew once it is back. What is shown can still be copied.",
+    "not_sent": "The file did not arrive: the connection broke. Upload it again.",
+    "too_big": "The file is larger than this page takes ({most}). Cut it, or upload its sound alone.",
 }
 SWEDISH = {
     "locale": "sv",
@@ -199,7 +211,7 @@ SWEDISH = {
     "look": "Slå upp",
     "from": "Från",
     "to": "Till",
-    "time_info": "till exempel 1:30; tomt för hela filmen",
+    "time_info": "av en film eller fil, till exempel 1:30; tomt: hela",
     "fetch": "Skriv ut",
     "looking": "Frågar YouTube …",
     "fetching": "Hämtar ljudet",
@@ -207,13 +219,33 @@ SWEDISH = {
     "så snart det har lästs. Filmen spelas från YouTube självt.",
     "upload_instead": "eller ladda upp filmen",
     "too_long": "Det är {minutes:.0f} minuter; sidan tar {limit:g}. Välj en del, eller klipp filen.",
-    "wrong": "Något gick fel",
+    "wrong": "Något gick fel. Vad det var står i terminalen på datorn som kör sidan.",
+    "disk_full": "Datorn som kör sidan har ingen plats kvar på disken.",
+    "error": "Fel",
+    "working": "Arbetar …",
+    "in_line": "Du är nummer {place} av {of} i kön.",
+    "page_lost": "Sidan har tappat kontakten, och laddas om när den är tillbaka. Det som visas går ännu att kopiera.",
+    "not_sent": "Filen kom inte fram: kontakten bröts. Ladda upp den igen.",
+    "too_big": "Filen är större än sidan tar ({most}). Klipp den, eller ladda upp bara dess ljud.",
 }
 TEXTS = {"en": ENGLISH, "sv": SWEDISH}
+PATH = re.compile(r"(?<![\w:/.…])(?:[A-Za-z]:)?[/\\][^\s'\",;]*")
+
+# What Gradio itself says and has in English only, by the keys of its own texts; web/words.js puts the rest.
+GRADIO = {
+    "en": {},
+    "sv": {
+        "status.queue_position": "Nummer {position} av {size} i kön",
+        "common.complete": "Klart",
+        "common.progress": "Framsteg",
+        "audio.recording_error": "Inspelningen kunde inte börja.",
+    },
+}
 
 # Errors by the `reason` that they carry: of audio.AudioError, collection.Refused and youtube.Refused.
 ERRORS = {
-    "en": {
+    "en": {reason: f"{text[:1].upper()}{text[1:]}." for reason, text in REASONS.items()}
+    | {
         "missing file": "The file is not there; upload it again.",
         "empty file": "The file is empty.",
         "not audio": "That file is not sound or film, or is damaged.",
@@ -226,7 +258,7 @@ ERRORS = {
         "cannot be opened": "The file cannot be opened.",
         "wrong type": "That is not a kind of samples that sound has.",
         "wrong shape": "That is not a shape of samples that sound has.",
-        "no samples": "There is no sound in it at all.",
+        "no samples": "There is no sound in it, or none in that part.",
         "wrong rate": "The sampling rate is not one that sound has.",
         "too short": "That is too short: speak for at least a third of a second.",
         "too long clip": "That is longer than 30 seconds: one sentence at a time.",
@@ -234,6 +266,11 @@ ERRORS = {
         "no sentence": "There is no text to keep with it.",
         "no letters": "The text has no letters in it.",
         "no speaker": "Whose voice is it? Give a name or nickname.",
+        "no clip": "That clip is not there any more.",
+        "too long": "That is {minutes} minutes; this page takes {limit}. Choose a part.",
+        "time": "{text!r} is no time; write it as 1:02:03, 1:30 or 90.",
+        "beyond": "{time} is after its end: it is {length} long.",
+        "order": "From ({start}) has to come before To ({end}).",
     },
     "sv": {
         "missing file": "Filen finns inte; ladda upp den igen.",
@@ -248,7 +285,7 @@ ERRORS = {
         "cannot be opened": "Filen kan inte öppnas.",
         "wrong type": "Det är ingen sorts sampel som ljud har.",
         "wrong shape": "Det är ingen form på sampel som ljud har.",
-        "no samples": "Det finns inget ljud alls i den.",
+        "no samples": "Det finns inget ljud i den, eller inget i den delen.",
         "wrong rate": "Samplingsfrekvensen är ingen som ljud har.",
         "too short": "Det är för kort: tala minst en tredjedels sekund.",
         "too long clip": "Det är längre än 30 sekunder: en mening i taget.",
@@ -256,11 +293,12 @@ ERRORS = {
         "no sentence": "Det finns ingen text att spara med den.",
         "no letters": "Texten har inga bokstäver.",
         "no speaker": "Vems röst är det? Ge ett namn eller smeknamn.",
+        "no clip": "Klippet finns inte längre.",
         "not youtube": "Det är ingen länk till en film på YouTube; klistra in en som https://www.youtube.com/watch?v=…",
         "cut": "Länken har tappat sitt slut, där filmen nämns; kopiera hela länken.",
         "playlist": "Länken är en spellista, en kanal eller en sökning; öppna en film och kopiera dess länk.",
         "live": "Filmen är en direktsändning eller har inte börjat; försök igen några timmar efter slutet.",
-        "too long": "{minutes} minuter är över gränsen på {limit}; välj en del (från, till), eller höj --max-minutes.",
+        "too long": "Det är {minutes} minuter; sidan tar {limit}. Välj en del.",
         "too large": "Filmens ljud är över {megabytes} MB; ladda upp ett kortare stycke av den som fil.",
         "private": "Filmen är privat; be ägaren att dela den, eller att skicka filen.",
         "age": "Filmen har åldersgräns: YouTube vill ha en inloggning, som programmet saknar; ladda upp filen.",
@@ -275,8 +313,9 @@ ERRORS = {
         "network": "YouTube nåddes inte, eller kontakten bröts; se över nätet och försök igen, eller ladda upp filen.",
         "rate": "YouTube säger att datorn frågar för ofta; vänta en timme, eller ladda upp filen.",
         "pytube": "pytube misslyckades ({detail}); det har inte skötts om sedan 2023: använd --downloader yt-dlp.",
-        "part": "Från och till måste ligga inom filmen, som är {seconds:g} s lång, och från före till.",
-        "time": "{text!r} är ingen tid i en film; skriv den som 1:02:03, 2:03, 75 eller 1h2m3s.",
+        "beyond": "{time} ligger efter slutet: längden är {length}.",
+        "order": "Från ({start}) måste komma före Till ({end}).",
+        "time": "{text!r} är ingen tid; skriv den som 1:02:03, 1:30 eller 90.",
         "cancelled": "Avbrutet; ingenting sparades.",
         "unknown": "Filmen kunde inte hämtas ({detail}); prova länken i en webbläsare, eller ladda upp filen.",
     },
@@ -292,13 +331,15 @@ def language_of(accepted: str | None) -> str:
 
 
 def plain(error: Exception, language: str) -> str:
-    """A sentence in the visitor's language for whatever went wrong."""
+    """A sentence in the visitor's language for whatever went wrong, without a path of this computer. What has no such
+    sentence is printed here, for who runs the page."""
     reason, details = getattr(error, "reason", None), getattr(error, "details", {})
-    if reason in ERRORS[language]:
-        return ERRORS[language][reason].format(**details)
-    if reason in TEXTS[language]:
-        return TEXTS[language][reason].format(**details)
-    text = str(error) or repr(error)
-    if not isinstance(error, LabError):
-        text = f"{TEXTS[language]['wrong']}: {text}"
-    return text[:1].upper() + text[1:]
+    for sentences in (ERRORS[language], TEXTS[language]):
+        if reason in sentences:
+            return PATH.sub("…", sentences[reason].format(**details))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TEXTS[language]["disk_full"]
+    if isinstance(error, LabError) and language == "en" and not PATH.search(str(error)):
+        return f"{str(error)[:1].upper()}{str(error)[1:]}."
+    traceback.print_exception(error)
+    return TEXTS[language]["wrong"]

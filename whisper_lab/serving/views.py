@@ -2,25 +2,18 @@
 
 import html
 import json
-import mimetypes
 from pathlib import Path
 from urllib.parse import quote
 
 from ..text import normalise
 from ..whisper.decoding import CERTAIN
 from . import captions, scripts
+from .captions import clock
 
 # The probability of a word below which it is marked. Of 2,825 words that the untuned Whisper base heard in 374 human
 # clips, 30 % are marked: 55 % of those are wrong, and 70 % of all that are wrong are among them. With the sample's
 # tuned model, on short windows: 22 % of 2,776, 55 and 57 %. At 0.5, untuned, it is 59 and 51 %; at 0.7, 47 and 86.
 DOUBTFUL = 0.6
-
-
-def file_media(path: str) -> dict:
-    """How the browser plays a file that was uploaded."""
-    kind = (mimetypes.guess_type(path)[0] or "").split("/")[0]
-    source = f"gradio_api/file={quote(str(path))}"
-    return {"tag": "video" if kind == "video" else "audio", "src": source, "name": Path(path).stem}
 
 
 def result(segments, facts: dict, media: dict, took: str, here: dict) -> str:
@@ -83,11 +76,12 @@ def _stage(media: dict, caption: str) -> str:
             'referrerpolicy="strict-origin-when-cross-origin" title="YouTube"></iframe>'
         )
         return f'<div class="lab-stage lab-over">{inner}{caption}</div>'
-    source = f'data-recording="{media["recording"]}"' if "recording" in media else f'src="{html.escape(media["src"])}"'
+    about = " data-made" if media.get("made") else ""
+    about += f' data-recording="{media["recording"]}"' if "recording" in media else ""
+    sources = "".join(f'<source src="{html.escape(source)}">' for source in media.get("sources", ()))
     tag, over = media.get("tag", "audio"), " lab-over" if media.get("tag") == "video" else ""
-    return (
-        f'<div class="lab-stage{over}"><{tag} controls playsinline preload="metadata" {source}></{tag}>{caption}</div>'
-    )
+    player = f'<{tag} controls playsinline preload="metadata"{about}>{sources}</{tag}>'
+    return f'<div class="lab-stage{over}">{player}{caption}</div>'
 
 
 def side_by_side(ours: str, theirs: str, our_name: str, their_name: str, here: dict) -> str:
@@ -155,13 +149,6 @@ def working(text: str, share: float | None = None) -> str:
 def table(rows: dict[str, str]) -> str:
     cells = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
     return f'<table class="lab-table">{cells}</table>'
-
-
-def clock(seconds: float) -> str:
-    """75 → 1:15, 3675 → 1:01:15."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def short(model: str) -> str:

@@ -10,13 +10,13 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from .. import LabError
-from .refusals import Refused, check_part, reason_in
+from .refusals import Refused, check_part, part, reason_in
 
 DOWNLOADERS = ("yt-dlp", "pytube")
 LINK = "https://www.youtube.com/watch?v="
@@ -46,11 +46,7 @@ def film_id(link: str) -> str:
     """
     from pytube import exceptions, extract
 
-    link = re.sub(r"\\([?=&])", r"\1", link.strip(" \t\r\n<>\"'").rstrip(".,;:!)"))  # as in text, or a shell's quoting
-    try:
-        parts = urlsplit(link if "://" in link else f"https://{link}")
-    except ValueError as error:  # such as http://[
-        raise Refused("not youtube") from error
+    link, parts = _parts(link)
     host, query = parts.netloc.lower(), parse_qs(parts.query)
     segments = [segment for segment in parts.path.split("/") if segment]
     if re.fullmatch(r"[\w-]{11}", link):
@@ -78,6 +74,27 @@ def film_id(link: str) -> str:
     if found != name:
         raise Refused("not youtube")
     return found
+
+
+def start_in(link: str) -> float | None:
+    """The second at which a link says that the film begins (t=75, t=1m15s, #t=75, start=, time_continue=), if any."""
+    _, parts = _parts(link)
+    said = parse_qs(parts.query.replace("?", "&")) | parse_qs(parts.fragment)
+    if "continue" in said:
+        return start_in(said["continue"][0])
+    for text in (one for key in ("t", "start", "time_continue") for one in said.get(key, ())):
+        with suppress(Refused):
+            return part(text) or None
+    return None
+
+
+def _parts(link: str) -> tuple[str, SplitResult]:
+    """A link as people paste it, without what stands around it in a text or a shell's quoting, and its parts."""
+    link = re.sub(r"\\([?=&])", r"\1", link.strip(" \t\r\n<>\"'").rstrip(".,;:!)"))
+    try:
+        return link, urlsplit(link if "://" in link else f"https://{link}")
+    except ValueError as error:  # such as http://[
+        raise Refused("not youtube") from error
 
 
 def look(link: str, max_minutes: float | None = None, downloader: str = "yt-dlp", start=None, end=None) -> Film:
@@ -130,24 +147,6 @@ def fetched(film: Film, *args, **kwargs):
     block ends, however it ends. Further arguments, and errors, are those of `download`."""
     with tempfile.TemporaryDirectory(prefix="whisper-lab-youtube-") as folder:
         yield download(film, Path(folder), *args, **kwargs)
-
-
-def part(text: str | None) -> float | None:
-    """A point in time as people write it ("1:02:03", "2:03", "75.5", "1h2m3s", in Swedish "2.03", in captions
-    "00:02:03,500") in seconds; None for nothing."""
-    text = (text or "").strip().lower().replace(",", ".")
-    if not text:
-        return None
-    if re.fullmatch(r"(\d{1,3}\.)?\d{1,3}\.[0-5]\d", text):  # two digits after a point are seconds of a minute
-        text = text.replace(".", ":")
-    seconds = r"(\d{1,6}(?:\.\d{1,6})?)"
-    found = re.fullmatch(rf"(?:(?:(\d{{1,3}}):)?(\d{{1,3}}):)?{seconds}", text) or re.fullmatch(
-        rf"(?:(\d{{1,3}})h)?(?:(\d{{1,4}})m)?(?:{seconds}s)?", text
-    )
-    given = [float(number or 0) for number in found.groups()] if found else []
-    if not found or (":" in text and (given[2] >= 60 or (found[1] and given[1] >= 60))):
-        raise Refused("time", text=text)
-    return 3600 * given[0] + 60 * given[1] + given[2]
 
 
 @contextmanager

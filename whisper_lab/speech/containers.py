@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from . import sndfile
+from . import ffmpeg, sndfile
 from .ffmpeg import opened_by_ffmpeg
 from .framing import Framing, framing_of
 from .recording import AudioError, Damage, Recording
@@ -16,6 +16,25 @@ from .recording import AudioError, Damage, Recording
 @contextmanager
 def opened(path: str | Path) -> Iterator[Recording]:
     """The file at `path`, by its content, whatever it is called. Raises AudioError where there is no sound in it."""
+    found = _framing(path)
+    with ExitStack() as stack:
+        yield _chosen(path, found, stack)
+
+
+def codings(path: str | Path) -> tuple[str, set[str], set[str]]:
+    """The file's container, and the codings of its sound and of its pictures, by FFmpeg's names and by its content.
+    The container is "" for one that FFmpeg does not know, for a file that is not whole, and for several in a row."""
+    found = _framing(path)
+    if found.damage or found.seams or found.missing or found.behind or found.unclosed:
+        return "", set(), set()
+    try:
+        return ffmpeg.codings(path, found)
+    except AudioError:
+        return "", set(), set()
+
+
+def _framing(path: str | Path) -> Framing:
+    """What the file's bytes say. Raises AudioError for what is no file, or empty."""
     if not os.path.exists(path):
         raise AudioError(path, "missing file")
     if not os.path.isfile(path):
@@ -24,11 +43,9 @@ def opened(path: str | Path) -> Iterator[Recording]:
         raise AudioError(path, "empty file")
     try:
         with open(path, "rb") as file:
-            found = framing_of(file)
+            return framing_of(file)
     except OSError as error:
         raise AudioError(path, "cannot be opened", error.strerror) from error
-    with ExitStack() as stack:
-        yield _chosen(path, found, stack)
 
 
 def _chosen(path, found: Framing, stack: ExitStack) -> Recording:

@@ -46,13 +46,8 @@ class _File(io.FileIO):
 
 
 @contextmanager
-def opened_by_ffmpeg(
-    path: str | Path, found: Framing, damage: list[Damage] | None = None, begin: int = 0, end: int | None = None
-) -> Iterator[Recording]:
-    """The file as FFmpeg opens it; of a chained Ogg, whose streams may differ, one from byte `begin` to `end`.
-
-    What is damaged is added to the list `damage`, or to a new one.
-    """
+def _opened(path: str | Path, found: Framing, begin: int = 0, end: int | None = None):
+    """The file's container as FFmpeg opens it. Raises AudioError where it knows none."""
     import av
 
     with _File(path, begin, end) as file:
@@ -66,18 +61,45 @@ def opened_by_ffmpeg(
         except av.FFmpegError as error:
             raise AudioError(path, "truncated" if headless else "not audio", error.strerror) from error
         with container:
-            stream = _track(path, container)
-            for other in container.streams:
-                if other is not stream:
-                    other.discard = av.stream.Discard.all
-            if stream.codec_context.name == "flac":  # a frame whose checksum is wrong is noise
-                stream.codec_context.options = {"err_detect": "crccheck+explode"}
-            damage = [] if damage is None else damage
-            damage += found.damage
-            pieces = partial(_by_ffmpeg, container, stream, found, damage)
-            if found.links and end is None:
-                pieces = lambda begin: later(_link_by_link(path, found, damage), begin)  # noqa: E731
-            yield Recording(stream.codec_context.name, found.seconds or _length(container, stream), pieces, damage)
+            yield container
+
+
+def codings(path: str | Path, found: Framing) -> tuple[str, set[str], set[str]]:
+    """The file's container, and the codings of its sound and of its pictures, by FFmpeg's names; "" is one that it does
+    not know. A cover is no picture. Raises AudioError as `opened_by_ffmpeg` does."""
+    with _opened(path, found) as container:
+        _track(path, container)
+        streams = [one for one in container.streams if not one.disposition & ATTACHED]
+        sound, pictures = (
+            {one.codec_context.codec.canonical_name if one.codec_context else "" for one in streams if one.type == kind}
+            for kind in ("audio", "video")
+        )
+        return container.format.name, sound, pictures
+
+
+@contextmanager
+def opened_by_ffmpeg(
+    path: str | Path, found: Framing, damage: list[Damage] | None = None, begin: int = 0, end: int | None = None
+) -> Iterator[Recording]:
+    """The file as FFmpeg opens it; of a chained Ogg, whose streams may differ, one from byte `begin` to `end`.
+
+    What is damaged is added to the list `damage`, or to a new one.
+    """
+    import av
+
+    with _opened(path, found, begin, end) as container:
+        stream = _track(path, container)
+        for other in container.streams:
+            if other is not stream:
+                other.discard = av.stream.Discard.all
+        if stream.codec_context.name == "flac":  # a frame whose checksum is wrong is noise
+            stream.codec_context.options = {"err_detect": "crccheck+explode"}
+        damage = [] if damage is None else damage
+        damage += found.damage
+        pieces = partial(_by_ffmpeg, container, stream, found, damage)
+        if found.links and end is None:
+            pieces = lambda begin: later(_link_by_link(path, found, damage), begin)  # noqa: E731
+        yield Recording(stream.codec_context.name, found.seconds or _length(container, stream), pieces, damage)
 
 
 def _link_by_link(path, found: Framing, damage: list[Damage]) -> Generator:

@@ -110,6 +110,14 @@ async function copy(button) {
   button.textContent = button.dataset.copied;
 }
 
+// A sound that is made on the server meanwhile (data-made) is asked for until it is there.
+function again({ target }) {
+  const media = target.closest("[data-made]");
+  if (!media || target !== media.lastElementChild) return;
+  media.tries = (media.tries || 0) + 1;
+  if (media.tries < 1000) setTimeout(() => { if (media.isConnected) media.load(); }, 1000);
+}
+
 function arrived() {
   const mine = element.querySelector("[data-recording]");
   if (mine && window.labRecordings) mine.src = window.labRecordings[mine.dataset.recording] || "";
@@ -154,6 +162,7 @@ element.addEventListener("beforeinput", (event) => {
   event.preventDefault();
   event.target.previousElementSibling.focus();
 });
+element.addEventListener("error", again, true);
 element.addEventListener("timeupdate", (event) => mark(event.target.currentTime), true);
 window.addEventListener("message", (event) => {
   if (!frame() || event.source !== frame().contentWindow) return;

@@ -68,7 +68,7 @@ async function start() {
   context.createMediaStreamSource(stream).connect(tap).connect(context.destination);
   part("button").classList.add("lab-on");
   part("button").querySelector("span").textContent = words.stop;
-  part("settled").textContent = part("tentative").textContent = "";
+  part("settled").textContent = part("tentative").textContent = part("clock").textContent = "";
   say(words.speak_now);
   send(mine);
 }
