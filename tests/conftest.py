@@ -157,3 +157,17 @@ def inside(name: str, *args: str, cwd: Path, check: bool = True, env: dict[str, 
     if check:
         assert done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+@pytest.fixture
+def no_speech_detected(monkeypatch):
+    """A detector that hears sound, and takes none of it for speech."""
+    from whisper_lab.speech import voice
+
+    heard = voice.Detector.__call__
+
+    def deaf(self, samples, last=False):
+        probabilities, sounding = heard(self, samples, last)
+        return 0 * probabilities, sounding
+
+    monkeypatch.setattr(voice.Detector, "__call__", deaf)

@@ -53,6 +53,22 @@ def test_a_long_talk_without_a_pause_is_followed(base, talk, monkeypatch):
     assert len(before.split()) >= 4
 
 
+def test_what_follows_a_pause_that_was_taken_for_the_end_is_heard_by_itself(base, talk, monkeypatch):
+    """Whisper writes nothing of it as long as what is before stands in the window."""
+    voiced = np.concatenate([part[: -SAMPLE_RATE // 2] for part in np.array_split(talk, 3)])
+    words, passes = base.words_of(base.tokenizer(" Hej då", add_special_tokens=False).input_ids), []
+
+    def stuck(self, sound):
+        passes.append(sound.size / SAMPLE_RATE)
+        return ([] if self._forced else words), np.array([0.1, 0.4, 0.6])
+
+    monkeypatch.setattr(live.Listener, "_pass", stuck)
+    listener = live.Listener(base, Decoding())
+    for piece in spoken(voiced[: 4 * SAMPLE_RATE], 0.5):
+        settled, _ = listener.hear(SAMPLE_RATE, piece)
+    assert settled.startswith("Hej då Hej") and max(passes) < 3.5
+
+
 def test_japanese_is_settled_by_character(base, espeak):
     sound = np.pad(audio.read(espeak("ja", JAPANESE)), (0, SAMPLE_RATE))
     listener, before, steps = live.Listener(base, Decoding("ja")), "", 0

@@ -91,3 +91,45 @@ def test_nothing_is_found_in_silence():
         assert list(voice.windows([level * hiss], 6)) == []
     assert list(voice.windows([np.zeros(60 * SAMPLE_RATE, np.float32)], 6)) == []
     assert list(voice.windows([], 6)) == []
+
+
+def test_high_voices_are_found(clips):
+    """Played at twice the speed, as of children and cartoons; heard only as it is, a little over half is found."""
+    found = sound = 0
+    for clip in clips:
+        probabilities, sounding = voice.Detector()(clip[::2], last=True)
+        found, sound = found + (probabilities[sounding] >= voice.SPEECH).sum(), sound + sounding.sum()
+    assert found > 0.9 * sound
+
+
+def test_speech_grows_over_the_sound_that_touches_it():
+    probabilities, sounding = np.zeros(200), np.zeros(200, bool)
+    probabilities[50:60] = probabilities[150:155] = 1
+    sounding[40:44] = sounding[50:70] = sounding[70 + voice.GAP : 75 + voice.GAP] = True
+    sounding[100:] = True  # all around the second one
+    reach = round(voice.REACH / voice.SECONDS)
+    assert voice.stretches(probabilities, sounding) == [(40, 75 + voice.GAP), (150 - reach, 155 + reach)]
+
+
+@pytest.mark.parametrize("seconds", (0.5, 30))
+def test_sound_in_which_no_speech_is_detected_has_windows_of_its_own(talk, seconds, request):
+    speech = voice.stretches(*voice.Detector()(talk, last=True))
+    request.getfixturevalue("no_speech_detected")
+    found = list(voice.windows(pieces(talk, seconds), 6))
+    assert not any(window.heard for window in found) and all(window.samples.size <= 6 * SAMPLE_RATE for window in found)
+    assert all(a.seconds[1] <= b.seconds[0] + 1e-6 for a, b in zip(found, found[1:]))
+    covered = np.zeros(talk.size, bool)
+    for window in found:
+        assert np.array_equal(window.samples, talk[window.start : window.start + window.samples.size])
+        covered[window.start : window.start + window.samples.size] = True
+    held = sum(covered[a * voice.FRAME : b * voice.FRAME].sum() for a, b in speech)
+    assert held > 0.95 * sum((b - a) * voice.FRAME for a, b in speech)
+
+
+def test_pieces_meet_in_the_quietest_moment(clips):
+    pause = np.zeros(SAMPLE_RATE // 2, np.float32)
+    samples = np.concatenate([clips[0], pause, clips[1]])
+    length, middle = samples.size / SAMPLE_RATE, (clips[0].size + pause.size / 2) / SAMPLE_RATE
+    first, second = voice.Window(16_000, samples, [(1.0, 1 + length)]).pieces(length)
+    assert abs(second.seconds[0] - 1 - middle) < 0.2 and first.seconds[1] == second.seconds[0]
+    assert first.speech + second.speech == [(1.0, second.seconds[0]), (second.seconds[0], 1 + length)]

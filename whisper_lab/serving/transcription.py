@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from itertools import accumulate, chain, islice
 from math import ceil, inf
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -42,8 +43,10 @@ AHEAD = 24  # windows looked at together, so that those of one length can be dec
 BATCH = 8  # windows decoded together
 LISTENED = 90.0  # seconds of speech, from the first on, that the language is detected in
 NEW_SEGMENT = 0.6  # seconds of pause between words that begin a new segment
-SPARSE = 12.0  # bytes of UTF-8 for a second of speech: of Swedish people speak 13 to 18, of other scripts more
-MORE = 1.2  # times as many, for which a window is better decoded in pieces
+PACE = 12.0  # bytes of UTF-8 for a second of speech, until more is known: of Swedish people speak 8 to 18, mostly 15
+SPARSE = 0.75  # of the pace so far: with less text, something may be missing
+MORE = 1.2  # times as much text, for which a window is better decoded in pieces
+PIECE = 6.0  # seconds of speech in such a piece, at most
 SURE = -0.8  # mean log probability a token; noise, tones and music were below -1.2, 9 in 10 human clips are above
 BRIEF = 0.02  # seconds; what is shorter is no word
 
@@ -146,11 +149,12 @@ class Transcriber:
             prompt = self.prompt(replace(decoding, language=progress.language[0]))
             cut = chain(first, cut)
         decode = partial(self._read, decoding=decoding, prompt=prompt, words=words, cancelled=cancelled)
+        paces = [PACE]
         ahead = self.backend.workers  # few at first, so that text appears soon
         while group := list(islice(cut, ahead)):
             for window, result in zip(group, decode(group)):
                 progress.done = window.seconds[1]
-                for piece, found in self._complete(window, result, decode):
+                for piece, found in self._complete(window, result, decode, paces):
                     yield from (shifted(one, start) for one in self._segments_of(piece, *found))
             ahead = min(4 * ahead, AHEAD)
         progress.done = progress.total = progress.total or progress.done
@@ -186,24 +190,24 @@ class Transcriber:
         room = POSITIONS - MAX_NEW_TOKENS - len(ids) - 1  # the last words count: they stand next to the speech
         return [self.tokenizer.convert_tokens_to_ids("<|startofprev|>"), *before[-room:], *ids]
 
-    def _complete(self, window: voice.Window, result, decode) -> Iterator[tuple]:
+    def _complete(self, window: voice.Window, result, decode, paces: list[float]) -> Iterator[tuple]:
         """`window` with its `result`, or its pieces with theirs, where there is too little text for the speech in it:
         of a sentence that is said several times, Whisper writes one, and after a long pause at times nothing.
 
         Of sound in which no speech was detected, the text is kept where the model is sure.
         """
-        count = self._size(result)
-        if not window.heard and (
-            result[0].logprob < SURE or result[0].rambles or (result[0].no_speech or 0) > NO_SPEECH
-        ):
+        decoded, size = result[0], self._size(result)
+        if not window.heard and (decoded.logprob < SURE or decoded.rambles or (decoded.no_speech or 0) > NO_SPEECH):
             return
-        if window.seconds_of_speech > voice.WHOLE and count < SPARSE * window.seconds_of_speech:
-            pieces = window.halves()
+        pace = size / max(window.seconds_of_speech, 1e-6)
+        if window.seconds_of_speech > voice.WHOLE and pace < SPARSE * median(paces):
+            pieces = window.pieces(PIECE)
             results = decode(pieces)
-            if sum(map(self._size, results)) > MORE * count and not any(one.rambles for one, _ in results):
+            if sum(map(self._size, results)) > MORE * size and all(one.ended for one, _ in results):
                 for piece, found in zip(pieces, results):
-                    yield from self._complete(piece, found, decode)
+                    yield from self._complete(piece, found, decode, paces)
                 return
+        paces.append(pace)
         yield window, result
 
     def _size(self, result) -> int:

@@ -131,15 +131,21 @@ class Window:
     def seconds_of_speech(self) -> float:
         return sum(end - start for start, end in self.speech)
 
-    def halves(self) -> list["Window"]:
-        """The window in two, cut where its middle half is quietest."""
+    def pieces(self, longest: float) -> list["Window"]:
+        """The window in two, cut where its middle half is quietest, and these again while they have more than `longest`
+        seconds of speech."""
         quarter = self.samples.size // 4
         cut = quarter + quietest(self.samples[quarter : self.samples.size - quarter])
         at = (self.start + cut) / SAMPLE_RATE
         before = [(a, min(b, at)) for a, b in self.speech if a < at]
         after = [(max(a, at), b) for a, b in self.speech if b > at]
         both = (Window(self.start, self.samples[:cut], before), Window(self.start + cut, self.samples[cut:], after))
-        return [half for half in both if half.speech]
+        return [
+            piece
+            for half in both
+            if half.speech
+            for piece in (half.pieces(longest) if half.seconds_of_speech > longest else [half])
+        ]
 
 
 def quietest(samples: np.ndarray) -> int:
@@ -205,9 +211,12 @@ def windows(blocks: Iterable[np.ndarray], longest: float, margin: float = WHOLE)
         return Window((first + start) * FRAME, kept[start * FRAME : end * FRAME], held, heard)
 
     def unheard(runs: list[tuple[int, int]], end: int) -> Iterator[Window]:
-        for (_, before), (a, b), (after, _) in zip([(0, 0), *runs], runs, [*runs[1:], (2 * end, 0)]):
+        groups = _together(runs, limit)
+        befores, afters = [0, *(group[-1][1] for group in groups)], [*(group[0][0] for group in groups[1:]), 2 * end]
+        for before, group, after in zip(befores, groups, afters):
+            a, b = group[0][0], group[-1][1]
             room = min(edge, (limit - (b - a)) // 2)
-            yield window(max(a - room, (before + a) // 2), min(b + room, (b + after) // 2, end), [(a, b)], False)
+            yield window(max(a - room, (before + a) // 2), min(b + room, (b + after) // 2, end), group, False)
 
     for block, last in _with_last(blocks):
         found, sound = detector(block, last)
@@ -243,6 +252,17 @@ def _runs(sounding: np.ndarray, limit: int) -> list[tuple[int, int]]:
     gaps = np.flatnonzero(np.diff(frames) > GAP + 1)
     runs = [(int(a), int(b) + 1) for a, b in zip(frames[[0, *gaps + 1]], frames[[*gaps, -1]])] if frames.size else []
     return [(at, min(at + limit, b)) for a, b in runs if b - a >= LASTING / SECONDS for at in range(a, b, limit)]
+
+
+def _together(runs: list[tuple[int, int]], limit: int) -> list[list[tuple[int, int]]]:
+    """Runs that fit a window of `limit` frames, and are less than `WHOLE` seconds apart."""
+    groups: list[list[tuple[int, int]]] = []
+    for a, b in runs:
+        if groups and b - groups[-1][0][0] <= limit and a - groups[-1][-1][1] < WHOLE / SECONDS:
+            groups[-1].append((a, b))
+        else:
+            groups.append([(a, b)])
+    return groups
 
 
 def _cut(speech, probabilities: np.ndarray, limit: int) -> tuple[int, int | None]:
