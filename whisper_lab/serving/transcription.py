@@ -207,7 +207,8 @@ class Transcriber:
                 for piece, found in zip(pieces, results):
                     yield from self._complete(piece, found, decode, paces)
                 return
-        paces.append(pace)
+        if size and window.heard:
+            paces.append(pace)
         yield window, result
 
     def _size(self, result) -> int:

@@ -4,7 +4,7 @@ faster-whisper, over a stream of any length in bounded memory. https://github.co
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import inf
 
@@ -137,12 +137,12 @@ class Window:
         quarter = self.samples.size // 4
         cut = quarter + quietest(self.samples[quarter : self.samples.size - quarter])
         at = (self.start + cut) / SAMPLE_RATE
-        before = [(a, min(b, at)) for a, b in self.speech if a < at]
-        after = [(max(a, at), b) for a, b in self.speech if b > at]
-        both = (Window(self.start, self.samples[:cut], before), Window(self.start + cut, self.samples[cut:], after))
+        first = replace(self, samples=self.samples[:cut], speech=[(a, min(b, at)) for a, b in self.speech if a < at])
+        speech = [(max(a, at), b) for a, b in self.speech if b > at]
+        second = replace(self, start=self.start + cut, samples=self.samples[cut:], speech=speech)
         return [
             piece
-            for half in both
+            for half in (first, second)
             if half.speech
             for piece in (half.pieces(longest) if half.seconds_of_speech > longest else [half])
         ]
