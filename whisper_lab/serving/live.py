@@ -77,7 +77,7 @@ class Listener:
         elif end - self._grown > WORDLESS and not paused:  # Whisper took a pause for the end: what follows, alone
             self._settle(words)
             self._before = []
-            begin = max(0, int((self._grown - QUIET) * SAMPLE_RATE))
+            begin = int(max(self._grown / 2, self._grown - QUIET) * SAMPLE_RATE)  # never before what was said
             self._cut((begin + voice.quietest(sound[begin : begin + SAMPLE_RATE])) / SAMPLE_RATE)
             return self.text, ""
         agreed = len(words) if paused else self._agreed(words[:-1])  # the last word may be half said
