@@ -37,7 +37,8 @@ def speak(listeners, key: str, sound: np.ndarray, out: dict) -> None:
         sent = reply["heard"]
         out["taken_back"] |= not reply["settled"].startswith(before)
         before = reply["settled"]
-        shown.append((time.perf_counter() - began, f"{reply['settled']}{reply['tentative']}".strip()))
+        shown.append((time.perf_counter() - began, (before + reply["tentative"]).strip()))
+        settled.append((shown[-1][0], before))
     rate, samples = listeners.take(key)
     final = list(listeners.transcriber.segments(audio.from_samples(rate, samples), words=True))
     out["finished"] = time.perf_counter() - began - pcm.size / 16_000
