@@ -20,7 +20,7 @@ import numpy as np
 
 from .. import cuda, files
 from ..speech import audio, voice
-from ..speech.features import FRAMES, FrontEnd, pad
+from ..speech.features import FRAMES, TAIL, FrontEnd, pad
 from ..whisper import backends, checkpoint, windows
 from ..whisper.decoding import (
     AUTO,
@@ -142,7 +142,7 @@ class Transcriber:
             total = None if total is None else min(end or total, total) - start
         progress.total = total
         prompt = self.prompt(decoding)
-        cut = voice.windows(_until(blocks, cancelled), self.longest)
+        cut = voice.windows(_until(blocks, cancelled), self.longest - TAIL / 100)  # or the next longer window is taken
         if decoding.language == AUTO and (first := list(islice(cut, ceil(LISTENED / self.longest)))):
             speech = [window.samples for window in first if window.heard] or [window.samples for window in first]
             progress.language = self.detected(np.concatenate(speech))

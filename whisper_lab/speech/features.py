@@ -18,6 +18,7 @@ from .audio import SAMPLE_RATE, WINDOW_SECONDS, AudioError, read
 N_FFT = 400  # samples: 25 ms windows
 HOP = 160  # samples: a frame every 10 ms
 FRAMES = WINDOW_SECONDS * SAMPLE_RATE // HOP  # 3,000 frames in the full window
+TAIL = 3  # frames after the end of a clip whose windows still touch it
 SILENCE = (math.log10(1e-10) + 4) / 4  # -1.5: a frame of digital silence
 SLACK = 0.25  # seconds by which a part may be longer than its file: tables round
 RANGE = 8 / 4  # the dynamic range that Whisper keeps below the loudest frame: 8 decades of power, scaled by 1/4
@@ -56,13 +57,13 @@ class FrontEnd:
         return self
 
     def log_mel(self, audio: np.ndarray) -> np.ndarray:
-        """(samples,) float32 at 16 kHz → (mels, frames) float32, frames = min(3000, ceil(samples / 160) + 3).
+        """(samples,) float32 at 16 kHz → (mels, frames) float32, frames = min(3000, ceil(samples / 160) + TAIL).
 
         The audio is extended by at least half a window of zeros, so that the reflection which centres the first and
         last windows meets the same samples as in the padded extractor. Audio past 30 s is cut, as there.
         """
         samples, half = min(audio.size, FRAMES * HOP), N_FFT // 2
-        frames = min(FRAMES, -(-samples // HOP) + 3)
+        frames = min(FRAMES, -(-samples // HOP) + TAIL)
         centred = np.zeros(min(FRAMES * HOP, -(-samples // HOP) * HOP + 5 * HOP) + N_FFT, np.float32)
         centred[half : half + samples] = audio[:samples]
         centred[:half], centred[-half:] = centred[N_FFT:half:-1], centred[-half - 2 : -N_FFT - 2 : -1]

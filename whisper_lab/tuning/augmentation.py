@@ -17,7 +17,7 @@ from .. import LabError, near
 from ..corpora import corpus, splits
 from ..corpora.corpus import Clip
 from ..speech.audio import SAMPLE_RATE, read
-from ..speech.features import HOP, FrontEnd
+from ..speech.features import HOP, TAIL, FrontEnd
 from ..stores.store import FeatureSet
 from ..text import cleaned
 from ..whisper.decoding import POSITIONS
@@ -74,7 +74,7 @@ class Augmentation:
         """
         limit = shortest(row["frames"]) if frames is None else frames
         speed = float(rng.choice(SPEEDS)) if "speed" in self.perturb else 1.0
-        if -(-round(row["seconds"] * SAMPLE_RATE / speed) // HOP) + 3 > limit:
+        if -(-round(row["seconds"] * SAMPLE_RATE / speed) // HOP) + TAIL > limit:
             speed = 1.0
         drawn = [name for name in CHANCES if name in self.perturb and rng.random() < CHANCES[name]]
         if speed == 1 and not drawn:
