@@ -19,7 +19,7 @@ from .scripts import goes_on
 from .transcription import Transcriber
 
 QUIET = 0.7  # seconds without speech after which what was said is settled
-UNSAID, WORDLESS = 0.1, 1.0  # seconds of more speech in which there is no word, and in which one has to be
+WORDLESS = 1.0  # seconds of more speech in which there has to be a word
 TELLING = 3.0  # seconds of sound in which a language can be detected; until it is, it is taken for the model's own
 IDLE = 60.0  # seconds after which a speaker who does not send is forgotten
 KEPT = 3_600.0  # seconds that a whole recording waits for its turn to be transcribed
@@ -59,18 +59,16 @@ class Listener:
         if self._since.size < 0.3 * rate:
             return self.text, self._text(self._before)
         sound = from_samples(rate, self._since)
-        speech = voice.stretches(*voice.Detector()(sound, last=True))
+        length, said = sound.size / SAMPLE_RATE, int(self._said * SAMPLE_RATE)
+        speech = voice.stretches(*voice.Detector()(sound[said:], last=True))
         if not speech:
             self._settle(self._before)
             self._before = []
-            self._cut(max(0, sound.size / SAMPLE_RATE - 1))
+            if not said or length - self._said > voice.WHOLE:  # until then, what was said helps to hear what follows
+                self._cut(max(0, length - 1))
             return self.text, ""
-        end, length = speech[-1][1] * voice.SECONDS, sound.size / SAMPLE_RATE
+        end = self._said + speech[-1][1] * voice.SECONDS
         paused = length - end > QUIET
-        if paused and end < self._said + UNSAID:
-            if length - end > voice.WHOLE:
-                self._cut(end + QUIET)
-            return self.text, ""
         words, times = self._pass(sound)
         if words != self._before:
             self._grown = end
