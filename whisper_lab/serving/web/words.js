@@ -26,3 +26,4 @@
       mend(node);
     });
   }).observe(document.body, { childList: true, characterData: true, subtree: true });
+  mend(document.body); // what was said before this began
