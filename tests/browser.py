@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import soundfile
+from quick import Quick
 
 from whisper_lab.corpora import corpus
 from whisper_lab.serving import captions
-from whisper_lab.serving.transcription import Transcriber
 from whisper_lab.speech import audio
 from whisper_lab.whisper.decoding import Decoding
 
@@ -38,9 +38,9 @@ def save(path: Path, samples: np.ndarray) -> Path:
 
 
 @functools.cache
-def base() -> Transcriber:
+def base() -> Quick:
     """The embedded model, beside the page's own: what the pages have to show is what it hears."""
-    return Transcriber("sample")
+    return Quick("sample")
 
 
 @functools.cache

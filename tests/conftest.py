@@ -52,7 +52,7 @@ def tiny(tmp_path_factory, processor) -> Path:
     sizes = {
         f"{side}_{part}": count
         for side in ("encoder", "decoder")
-        for part, count in (("layers", 2), ("attention_heads", 2), ("ffn_dim", 64))
+        for part, count in (("layers", 2), ("attention_heads", 1), ("ffn_dim", 64))
     }
     special = {
         "decoder_start_token_id": token("<|startoftranscript|>"),
@@ -73,9 +73,9 @@ def tiny(tmp_path_factory, processor) -> Path:
 
 @pytest.fixture(scope="session")
 def features(tmp_path_factory) -> Path:
-    """A feature set of the sample's first clips, to be read only: 16 of train, dev and test, 12 of out_of_domain."""
+    """A feature set of the sample's first clips, to be read only: 8 of each split."""
     folder = tmp_path_factory.mktemp("features") / "small"
-    inside("feature-pipeline.py", "--store", folder, "--limit", "16", cwd=folder.parent)
+    inside("feature-pipeline.py", "--store", folder, "--limit", "8", cwd=folder.parent)
     return folder
 
 

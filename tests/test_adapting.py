@@ -23,7 +23,7 @@ ADAPTING = {"adapt_windows": True, "max_steps": 8, "learning_rate": 0.001, "batc
 def adapted(features, tiny, tmp_path_factory):
     """A finished run, and what its teacher had made of train."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows, "SEEN", 4)  # of 16 clips
+        patch.setattr(windows, "SEEN", 4)  # of 8 clips
         run = make_run(features, tiny, tmp_path_factory.mktemp("runs") / "adapted", **ADAPTING)
         taught = []
         train = run.train
@@ -39,7 +39,7 @@ def lesson(tiny, processor, features, tmp_path_factory):
     prompt = checkpoint.prompt_ids(processor.tokenizer, "sv")
     folder = tmp_path_factory.mktemp("taught") / "teacher"
     train = store.FeatureSet(features).split("train")
-    teacher.teach(teacher.Teacher(model, prompt), train, range(2, 10), 3, folder)
+    teacher.teach(teacher.Teacher(model, prompt), train, range(8), 3, folder)
     taught = teacher.Taught(train, folder)
     collate = Named(teacher.Targeted(Collator(prompt[0], prompt[0] - 1)))
     batch = collate([Windowed(taught)[Example((i,), 400)] for i in range(len(taught))])
@@ -135,7 +135,7 @@ def test_sentences_are_not_learnt_from_and_a_stopped_run_goes_on_to_the_same_los
         return teacher.Rewritten(clips, ["fel ord"] * len(clips), [[50327, 50359, 50363, 3608, 50257]] * len(clips))
 
     monkeypatch.setattr(store.FeatureSet, "split", wrong)
-    monkeypatch.setattr(windows, "SEEN", 4)  # of 16 clips
+    monkeypatch.setattr(windows, "SEEN", 4)  # of 8 clips
     run = make_run(features, tiny, tmp_path / "stopped", **ADAPTING)
     stop = run.trainer._stop
 
@@ -224,7 +224,7 @@ def test_what_goes_with_no_adapting_is_refused(options, said):
 
 def test_too_little_sound_is_refused_before_anything_is_done(features, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("whisper_lab.whisper.windows.SEEN", 17)
-    with pytest.raises(LabError, match="too little to learn from: among 16 clips, no 17 fill a window"):
+    with pytest.raises(LabError, match="too little to learn from: among 8 clips, no 17 fill a window"):
         make_run(features, tiny, tmp_path / "few", **ADAPTING)
     assert not (tmp_path / "few").exists()
 

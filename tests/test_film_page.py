@@ -13,8 +13,10 @@ import pytest
 import test_youtube
 from browser import GREEDY, PHONE, WAIT, clips, fill, fits, heard, lines, result_text, save, shot, upload
 from playwright.sync_api import expect
+from quick import Quick
 from test_youtube import ID, JOIN, OTHER, SECONDS
 
+from whisper_lab.serving import transcription
 from whisper_lab.serving.captions import cues
 from whisper_lab.serving.texts import ERRORS, SWEDISH
 from whisper_lab.speech import audio
@@ -86,6 +88,7 @@ def address(tmp_path_factory):
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         options = app_youtube.parse_args(["--model", "sample", "--queue", "2", "--max-minutes", "3"])
         patch.setattr(pages, "DEFAULT", GREEDY)
+        patch.setattr(transcription, "Transcriber", Quick)
         blocks = films.page(options)
         yield pages.serve(blocks, options, block=False)
         blocks.close()

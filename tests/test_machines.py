@@ -98,17 +98,17 @@ def test_a_batch_that_memory_does_not_hold_is_taken_in_pieces(features, tiny, wh
 
 
 def test_a_batch_at_30_s_takes_no_more_memory_than_a_short_one(features, tiny, tmp_path, monkeypatch):
-    """What is kept for the way back is counted, at 16 clips a batch; loss and gradients are those of the whole."""
+    """What is kept for the way back is counted, at 8 clips a batch; loss and gradients are those of the whole."""
     monkeypatch.setattr(training, "ROWS", 4)  # or logits would be most of so narrow a model
-    run, found = make_run(features, tiny, tmp_path / "run", batch_size=16), {}
+    run, found = make_run(features, tiny, tmp_path / "run", batch_size=8), {}
     trainer, rows = run.trainer, run.splits["train"]
     compute = trainer.compute_loss
     trainer.create_optimizer()
     trainer.meter.start(0)
     for window, at_once in ((600, None), (3_000, None), (3_000, 10**6)):
-        chosen = [i for i, frames in enumerate(rows.column("frames")) if frames <= 600][:16]
+        chosen = [i for i, frames in enumerate(rows.column("frames")) if frames <= 600]
         batch = trainer.data_collator([trainer.train_dataset[batches.Example((i,), window)] for i in chosen])
-        trainer.at_once, kept = at_once or training.SHORT * 16, []
+        trainer.at_once, kept = at_once or training.SHORT * 8, []
 
         def keep(tensor, kept=kept):
             kept[-1] += tensor.numel() * tensor.element_size()
@@ -329,7 +329,7 @@ def test_a_gpu_is_given_as_many_clips_as_it_holds_and_the_rate_for_them(monkeypa
 
 def test_a_run_goes_on_with_the_batches_that_another_machine_chose(features, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("whisper_lab.cuda.smallest_memory", lambda: 80 * 10**9)
-    monkeypatch.setattr(recipes, "STEPS", 2)
+    monkeypatch.setattr(recipes, "STEPS", 1)
     options = recipes.Options(features=str(features), model=str(tiny), output=str(tmp_path / "run"))
     begun = runs.Run(options, store.FeatureSet(features)).recipe
     assert begun.batch_size > 16

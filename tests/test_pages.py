@@ -28,6 +28,7 @@ import soxr
 from browser import GREEDY, PHONE, WAIT, base, clips, fill, fits, heard, lines, result_text, save, shot, until, upload
 from conftest import JAPANESE, ROOT
 from playwright.sync_api import expect
+from quick import Quick
 
 from whisper_lab.serving import captions, live, playing, scripts, selfcheck, teaching, transcription, views
 from whisper_lab.serving.texts import ENGLISH, ERRORS, SWEDISH
@@ -99,6 +100,7 @@ def page(tmp_path_factory, tiny, script):
         flags = ["--compare", str(tiny), "--collect", str(mine / "min röst"), "--max-minutes", str(MINUTES)]
         options = app.parse_args(["--model", "sample", "--queue", "2", *flags])
         patch.setattr(pages, "DEFAULT", GREEDY)
+        patch.setattr(transcription, "Transcriber", Quick)
         blocks, readable = microphone.page(options)
         address = pages.serve(blocks, options, readable, block=False)
         sessions = blocks._queue.pending_messages_per_session  # those of visitors who wait for something

@@ -29,18 +29,18 @@ def test_other_speech_is_learnt_along_in_its_own_language_and_that_is_told(
 ):
     run = make_run(features, tiny, tmp_path / "x", replay=str(other), max_steps=None, epochs=1)
     train, own = run.splits["train"], store.FeatureSet(features).split("train")
-    assert len(train) == 16 + 6 and run.recipe.max_steps == 3, "at most half as many as are tuned on: every second"
-    assert [train[i]["id"] for i in range(22)] == train.column("id") and train[-1]["id"] == train.column("id")[-1]
-    assert train.column("id")[:16] == own.column("id")
+    assert len(train) == 8 + 4 and run.recipe.max_steps == 2, "at most half as many as are tuned on: every third"
+    assert [train[i]["id"] for i in range(12)] == train.column("id") and train[-1]["id"] == train.column("id")[-1]
+    assert train.column("id")[:8] == own.column("id")
     english, swedish = processor.tokenizer.convert_tokens_to_ids(["<|en|>", "<|sv|>"])
-    assert [row["labels"][0] for row in (train[0], train[16])] == [swedish, english]
+    assert [row["labels"][0] for row in (train[0], train[8])] == [swedish, english]
     drawn = {clip for batch in run.trainer.get_train_dataloader().batch_sampler for one in batch for clip in one.clips}
-    assert drawn & set(range(16)) and drawn & set(range(16, 22))
+    assert drawn & set(range(8)) and drawn & set(range(8, 12))
     run.complete()
-    assert "Replayed: 6 clips of telephone en, one in 2 of 12.\n" in capsys.readouterr().out
+    assert "Replayed: 4 clips of telephone en, one in 3 of 12.\n" in capsys.readouterr().out
     told = (run.folder / "README.md").read_text(encoding="utf-8")
-    assert ", with 6 clips of telephone (en) among it" in told
-    assert run.plan["replay"]["clips"] == 6
+    assert ", with 4 clips of telephone (en) among it" in told
+    assert run.plan["replay"]["clips"] == 4
     with pytest.raises(LabError, match="replay"):
         make_run(features, tiny, run.folder, max_steps=None, epochs=1)
 
@@ -56,7 +56,7 @@ def test_what_is_tuned_on_or_judges_is_not_replayed(features, tiny, other, proce
     with pytest.raises(LabError, match="is what is tuned on"):
         make_run(features, tiny, tmp_path / "x", replay=str(features))
     judge = canaries.Canary(store.FeatureSet(other).split("train"), "en", [], "", "")
-    with pytest.raises(LabError, match="6 of its clips are in telephone too"):
+    with pytest.raises(LabError, match="4 of its clips are in telephone too"):
         options = recipes.Options(replay=str(other), model=str(tiny))
         replay.find(options, store.FeatureSet(features), {"telephone": judge}, processor)
 

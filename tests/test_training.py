@@ -111,12 +111,12 @@ def test_dev_is_counted_clip_by_clip_at_each_checkpoint(whole, tmp_path):
     words = scoring.table(sentences, sentences)[:, 1].sum()
     for entry in scored:
         wrong = [int(number) for number in entry["dev_edits"].split()]
-        assert len(wrong) == len(dev) == 16
+        assert len(wrong) == len(dev) == 8
         assert 100 * sum(wrong) / words == pytest.approx(entry["eval_wer_normalised"], abs=0.001)
     metrics = files.read_json(folder / "metrics.json")
     choice = metrics["checkpoint"]
-    assert (choice["step"], choice["clips"]) == (metrics["run"]["best_step"], 16)
-    assert ("Dev has 16 clips, too few" in printed) == choices.undecided(choice)
+    assert (choice["step"], choice["clips"]) == (metrics["run"]["best_step"], 8)
+    assert ("Dev has 8 clips, too few" in printed) == choices.undecided(choice)
     unclear = metrics["checkpoint"] = choice | {"low": -1.0, "high": 3.0}
     said = choices.on_checkpoints(unclear)
     assert f"{said} Four times" in card.summary(folder, metrics, files.read_tsv(folder / "predictions.tsv"))
@@ -268,13 +268,13 @@ def test_sound_that_is_not_there_is_said_before_the_training(features, tiny, rel
     sound = outcome.sounds(str(release), made)
     there = [id for id in made.clips("test")["id"].to_pylist() if sound(id)]
     assert len(there) == 4 and all(Path(sound(id).path).is_relative_to(release) for id in there)
-    assert "12 of the 16 clips of test are not in it" in capsys.readouterr().out
+    assert "4 of the 8 clips of test are not in it" in capsys.readouterr().out
     Path(sound(there[0]).path).unlink()
     outcome.sounds(str(release), made)
-    assert "13 of the 16" in capsys.readouterr().out
+    assert "5 of the 8" in capsys.readouterr().out
     shutil.rmtree(release / "sv-SE" / "clips")
     (release / "sv-SE" / "clips").mkdir()
-    with pytest.raises(LabError, match="16 of the 16 clips of test are not in it, such as .*--audio takes the corpus"):
+    with pytest.raises(LabError, match="8 of the 8 clips of test are not in it, such as .*--audio takes the corpus"):
         outcome.sounds(str(release), made)
 
 
@@ -304,7 +304,7 @@ def test_an_unknown_optimiser_names_the_near_ones(features, tiny, tmp_path, name
 
 @pytest.mark.parametrize("window", ["full", "packed"])
 def test_other_windows_learn(features, tiny, tmp_path, window, monkeypatch):
-    monkeypatch.setattr(windows, "SEEN", 4)  # of 16 clips
+    monkeypatch.setattr(windows, "SEEN", 4)  # of 8 clips
     run = make_run(features, tiny, tmp_path / "x", window=window, learning_rate=0.01, max_steps=4, blend=1.0)
     table = run.model.model.encoder.embed_positions.weight.clone()
     run.train()
