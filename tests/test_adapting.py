@@ -16,7 +16,14 @@ from whisper_lab.tuning import recipes, runs, teacher
 from whisper_lab.whisper import checkpoint, windows
 from whisper_lab.whisper.batches import Collator, Example, Named, Windowed, pieces
 
-ADAPTING = {"adapt_windows": True, "max_steps": 8, "learning_rate": 0.001, "batch_size": 4, "precision": "float32"}
+ADAPTING = {
+    "adapt_windows": True,
+    "max_steps": 8,
+    "learning_rate": 0.001,
+    "batch_size": 4,
+    "precision": "float32",
+    "blend": "auto",
+}
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,9 @@ def test_a_training_with_graphs_has_the_losses_of_one_without(features, tiny, tm
     """In pieces, with accumulation, and dev scored in between; transformers is never asked for the decoder's mask."""
 
     def run(name: str) -> training.Trainer:
-        trainer = make_run(features, tiny, tmp_path / name, max_steps=8, batch_size=4, accumulation=2, window="short").trainer
+        trainer = make_run(
+            features, tiny, tmp_path / name, max_steps=8, batch_size=4, accumulation=2, window="short"
+        ).trainer
         trainer.at_once, trainer.args.eval_steps, trainer.args.save_steps = 1_600, 5, 5
         step = trainer.training_step
 

@@ -349,7 +349,7 @@ def test_a_ggml_file_holds_every_weight_filter_and_token(tiny, tmp_path, process
         place += struct.calcsize(f"<{kind}")
         return values
 
-    assert take("12i") == (0x67676D6C, 51865, 1500, 32, 2, 2, 448, 32, 2, 2, 80, 1)
+    assert take("12i") == (0x67676D6C, 51865, 1500, 32, 1, 2, 448, 32, 1, 2, 80, 1)
     mels, bins = take("2i")
     filters = np.array(take(f"{mels * bins}f"), np.float32).reshape(mels, bins)
     assert np.allclose(filters, processor.feature_extractor.mel_filters.T, atol=1e-7)

@@ -389,7 +389,7 @@ def test_a_study_stopped_and_cut_off_resumes_to_the_same_numbers(whole, features
 
 
 def test_a_run_that_diverges_is_passed_over(features, tiny, tmp_path, capsys):
-    asked_for = {"optimizer": ["adamw"], "learning_rate": [1e30, 0.01]}
+    asked_for = {"optimizer": ["adamw"], "learning_rate": [1e30, 0.01], "max_steps": 3}
     one = make_study(features, tiny, tmp_path / "x", **asked_for)
     assert one.complete() is None
     said, folder = capsys.readouterr().out, one.folder / "adamw-1e+30-seed1"

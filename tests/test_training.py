@@ -35,7 +35,13 @@ from whisper_lab.whisper import checkpoint, windows
 
 
 def make_run(features, tiny, output, **options) -> runs.Run:
-    settings = {"features": str(features), "model": str(tiny), "output": str(output), "max_steps": 4} | options
+    settings = {
+        "features": str(features),
+        "model": str(tiny),
+        "output": str(output),
+        "max_steps": 4,
+        "blend": 0.5,
+    } | options
     return runs.Run(runs.Options(**settings), store.FeatureSet(features))
 
 
@@ -68,6 +74,8 @@ def arguments(features, tiny, folder) -> list[str]:
         "0.01",
         "--precision",
         "bf16",  # whatever the processor is
+        "--blend",
+        "0.5",
     ]
 
 
@@ -236,7 +244,9 @@ def test_a_run_is_known_again_whichever_way_its_model_is_written(whole, features
 
 def test_a_finished_run_that_is_to_be_longer_says_how(whole, features, tiny, tmp_path):
     folder = shutil.copytree(whole[0], tmp_path / "my run", ignore=shutil.ignore_patterns("checkpoints", "log"))
-    settings = dict(zip(("features", "model", "output"), map(str, (features, tiny, folder))), learning_rate=0.01)
+    settings = dict(
+        zip(("features", "model", "output"), map(str, (features, tiny, folder))), learning_rate=0.01, blend=0.5
+    )
     plan = json.loads(json.dumps(files.read_json(folder / "plan.json")["plan"]))
     for length, steps in ({"max_steps": 30}, 18), ({"epochs": 9.0}, 6):
         options = recipes.Options(**settings, **length, precision="bf16")
