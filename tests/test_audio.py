@@ -345,6 +345,24 @@ def test_files_without_sound(tmp_path):
     refused(strange, "unknown coding")
 
 
+def test_of_two_tracks_the_one_is_heard_that_can_be_decoded(tmp_path):
+    """As telephones write surround sound beside AAC: it has more channels and bits, so FFmpeg calls it the best."""
+    path = tmp_path / "x.mp4"
+    with av.open(str(path), "w") as container:
+        tracks = [container.add_stream("aac", 48_000, layout=layout) for layout in ("mono", "quad")]
+        for track in tracks:
+            sound = np.stack([chirp(2, 48_000).astype(np.float32)] * track.codec_context.layout.nb_channels)
+            frame = av.AudioFrame.from_ndarray(sound, "fltp", track.codec_context.layout)
+            frame.sample_rate, frame.pts = 48_000, 0
+            container.mux([*track.encode(frame), *track.encode(None)])
+    data = path.read_bytes()
+    data, second = data[: (at := data.rindex(b"tkhd"))], data[at:]
+    path.write_bytes(data + second[:7] + b"\3" + second[8:].replace(b"mp4a", b"apac").replace(b"esds", b"zzzz"))
+    with av.open(str(path)) as container:
+        assert not container.streams.best("audio").codec_context
+    alike(audio.read(path), chirp(2, 16_000), correlation=0.99)
+
+
 @pytest.mark.parametrize(
     "name, how",
     [
