@@ -143,6 +143,7 @@ def test_the_language_that_was_detected_is_said_with_its_certainty(tmp_path, tin
         (["--max-minutes", "0"], "above 0"),
         (["--format", "doc"], "txt"),
         (["x.wav", "--model", "nowhere/at-all"], "sample"),
+        (["--language", "xx"], "Whisper knows no language 'xx'"),
         (["--port", "99999"], "a port is 1 to 65535"),
         (["--host", "nosuch.invalid"], "no such host: nosuch.invalid"),
         (["--host", "203.0.113.7"], "203.0.113.7 is no address of this computer"),

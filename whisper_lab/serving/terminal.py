@@ -111,6 +111,8 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse
     for name in ("max_minutes", "queue", "beams"):
         if getattr(args, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} is a number above 0")
+    if args.language not in (None, "auto"):
+        args.language = languages.whisper_language(args.language)
     if args.share and not args.auth:
         print(
             "--share opens this page to everyone who has the address; --auth USER:PASSWORD asks them first.",
@@ -150,11 +152,9 @@ def transcriber(options):
 
 
 def decoding(options, reader):
-    from ..whisper.decoding import AUTO, Decoding
+    from ..whisper.decoding import Decoding
 
-    spoken = options.language or reader.language
-    spoken = spoken if spoken == AUTO else checkpoint.whisper_language(spoken)
-    return Decoding(spoken, options.task, options.beams, options.fallback, options.prompt)
+    return Decoding(options.language or reader.language, options.task, options.beams, options.fallback, options.prompt)
 
 
 @contextmanager
