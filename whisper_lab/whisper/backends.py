@@ -66,6 +66,9 @@ def load(name: str, folder: Path, device: str = "auto", threads: int = 0, precis
 
 
 def _cores() -> int:
+    told = os.environ.get("OMP_NUM_THREADS", "")  # as torch and CTranslate2 have it
+    if told.isdigit() and int(told):
+        return int(told)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
