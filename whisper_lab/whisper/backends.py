@@ -38,9 +38,9 @@ def load(name: str, folder: Path, device: str = "auto", threads: int = 0, precis
     """The engine `name` with the model in `folder` (Hugging Face's layout), on "cpu", "cuda" or what there is ("auto").
 
     The engine "auto" is CTranslate2; where that cannot use the GPU that is there, transformers on it, or CTranslate2 on
-    the processor, and a line says so. `threads`: CPU threads for a batch; 0 takes all cores that this process may use.
-    `precision`: of transformers, one of `precision.NAMES`. Raises LabError where an engine, a device or a precision
-    that was named cannot be had.
+    the processor, and a line says so. `threads`: CPU threads for a batch; 0 takes $OMP_NUM_THREADS, or else all cores
+    that this process may use. `precision`: of transformers, one of `precision.NAMES`. Raises LabError where an engine,
+    a device or a precision that was named cannot be had.
     """
     if name not in (AUTO, *NAMES):
         raise LabError(f"no engine {name!r}: {' or '.join(NAMES)}")
