@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test touches the internet
-if "PYTEST_XDIST_WORKER" in os.environ:  # one of more processes than there are cores, so that threads would only wait
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of as many processes as there are cores, so that threads would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from whisper_lab import command  # noqa: E402
@@ -24,11 +24,6 @@ LONGEST = (
     "adapters round_trip terminal evaluation blending space adapting streaming optimizers precision whole_models cuda "
     "damaged_sound live replay checkpoint windows graphs voice"
 ).split()
-
-
-def pytest_xdist_auto_num_workers(config):
-    """One more than there are cores: tests of pages wait for a browser half of the time."""
-    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items):
