@@ -17,7 +17,6 @@ from whisper_lab.speech.features import FRAMES, FrontEnd, pad
 from whisper_lab.whisper import backends, checkpoint
 from whisper_lab.whisper.decoding import AUTO, MAX_NEW_TOKENS, POSITIONS, Decoded, Decoding
 
-
 GREEDY = Decoding(beams=1)
 
 
