@@ -104,7 +104,7 @@ class Listener:
                 self.decoding = replace(self.decoding, language=code)
         prompt = t.prompt(self.decoding)
         limit = max(8, token_limit(min(mel.shape[1], frames)) - len(forced))
-        tokens = t.backend.decode(encoded, prompt, limit, forced=forced)[0].tokens
+        tokens = t.backend.decode(encoded, prompt, limit, self.decoding.beams, forced=forced)[0].tokens
         words = t.words_of(tokens[: loop(tokens, copies=2)])
         if sound.size / SAMPLE_RATE <= t.longest - 1 or not (forced or words):
             return words, np.zeros(0)
