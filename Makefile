@@ -15,7 +15,7 @@ test: $(READY)   ## everything that can fail, without the internet once set up (
 	@$(VENV)/bin/python tests/system_packages.py
 	@$(RUN) -c "from whisper_lab.whisper import checkpoint; checkpoint.locate('sample')"
 	@$(RUN) tests/old_transformers.py
-	$(RUN) -m pytest -q -rs --durations=5 -n auto --dist loadfile tests
+	$(RUN) -m pytest -q -rs --durations=5 -n auto --dist loadfile --no-loadscope-reorder tests
 
 bench: $(READY)  ## every claim of speed or size against the peer it is claimed over, in one run each
 	for script in $$(grep -l __main__ benchmarks/*.py); do $(RUN) $$script || exit 1; done
