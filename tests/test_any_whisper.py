@@ -17,7 +17,7 @@ from whisper_lab.whisper import checkpoint
 
 MAIN = runpy.run_path(str(ROOT / "feature-pipeline.py"))["main"]
 LAYOUTS = {
-    "turbo": {"mels": 128, "vocabulary": "v3", "encoder_layers": 3, "decoder_layers": 4},  # large-v3 but for the layers
+    "turbo": {"mels": 128, "vocabulary": "v3", "encoder_layers": 4, "decoder_layers": 3},  # distilled ones too
     "kb, fp16": {"dtype": torch.float16, "generation": "bare", "files": "old"},
 }
 

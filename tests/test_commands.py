@@ -1,4 +1,4 @@
-"""The two pipelines as they are typed, with features and models in Hopsworks: its real client, a server on loopback."""
+"""The two pipelines as they are typed, with features and models in stores: their real clients, servers on loopback."""
 
 import json
 import os
@@ -6,17 +6,20 @@ import os
 from conftest import script
 from hopsworks_server import Hopsworks, broker
 
+pytest_plugins = ["elsewhere"]
 
-def test_features_on_hopsworks_a_streamed_training_and_a_registry(release, tiny, tmp_path):
+
+def test_features_on_s3_and_hopsworks_a_streamed_training_and_a_registry(s3, release, tiny, tmp_path):
     hopsworks = Hopsworks(tmp_path / "hopsworks")
     environment = os.environ | hopsworks.environment
-    environment |= {"WHISPER_LAB_CACHE": str(tmp_path / "cache")}
+    environment |= {"FSSPEC_S3_ENDPOINT_URL": s3.address, "WHISPER_LAB_CACHE": str(tmp_path / "cache")}
 
     def run(*command, **options):
         return script(*command, cwd=tmp_path, env=environment, **options)
 
     make = ["feature-pipeline.py", "--corpus", release, "--model", tiny, "--store"]
     try:
+        assert f"published: {s3.url}/v1" in run(*make, s3.url).stdout
         place = "hopsworks://lab/Resources/cv"
         with broker() as (hopsworks.kafka, sent):
             assert f"published: {place}/v1" in run(*make, place, "--feature-group", "clips").stdout

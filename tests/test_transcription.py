@@ -1,8 +1,10 @@
+import copy
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from browser import GREEDY
 from conftest import JAPANESE
 
 from whisper_lab import LabError, files
@@ -16,8 +18,6 @@ from whisper_lab.speech.audio import SAMPLE_RATE
 from whisper_lab.speech.features import FRAMES, FrontEnd, pad
 from whisper_lab.whisper import backends, checkpoint
 from whisper_lab.whisper.decoding import AUTO, MAX_NEW_TOKENS, POSITIONS, Decoded, Decoding
-
-GREEDY = Decoding(beams=1)
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +52,10 @@ def short(tiny, tmp_path, monkeypatch) -> Transcriber:
     return Transcriber(str(folder))
 
 
-def test_both_engines_write_the_same(base_in_transformers, sounds):
+def test_both_engines_write_the_same(base, base_in_transformers, sounds):
     """The same weights in float32; what int8 costs is measured by benchmarks/transcription.py. Of words, they are as
     sure."""
-    exact = Transcriber("sample")
+    exact = copy.copy(base)
     exact.backend = backends.CTranslate2(exact.folder, "cpu", 2, precision="float32")
     ours, theirs = ([one.text(sound, GREEDY) for sound in sounds] for one in (exact, base_in_transformers))
     assert all(ours) and scoring.scores(theirs, ours)["wer_normalised"].value <= 1

@@ -104,7 +104,7 @@ class Listener:
                 self.decoding = replace(self.decoding, language=code)
         prompt = t.prompt(self.decoding)
         limit = max(8, token_limit(min(mel.shape[1], frames)) - len(forced))
-        # Of 24 human clips in a row 25.6 % of the settled words are wrong with 5 beams, 29.8 % without, as soon.
+        # The settled text of 24 human clips in a row has a WER of 25.6 % with 5 beams and 29.8 % with one, no later.
         tokens = t.backend.decode(encoded, prompt, limit, self.decoding.beams, forced=forced)[0].tokens
         words = t.words_of(tokens[: loop(tokens, copies=2)])
         if sound.size / SAMPLE_RATE <= t.longest - 1 or not (forced or words):
