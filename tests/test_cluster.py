@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pickle
 import re
@@ -139,7 +140,8 @@ def test_a_killed_worker_and_a_lost_node_lose_nothing(nodes, tmp_path, monkeypat
 
 def outcome(task, seen: list, versions=VERSIONS):
     job = pickle.dumps(store.Job(Path("/nowhere/2"), [], ""))
-    result, error = pickle.loads(cluster._work(task, "/", versions, {"job": job, "seen": seen})["outcome"])
+    with contextlib.chdir("/"):  # where a worker goes for good, and the tests after these must not stay
+        result, error = pickle.loads(cluster._work(task, "/", versions, {"job": job, "seen": seen})["outcome"])
     assert (result is None) != (error is None)
     return result if error is None else error
 
