@@ -55,35 +55,48 @@ def lines(segments) -> str:
 
 @contextmanager
 def chromium(microphone: Path):
-    """A browser; whoever asks for its microphone hears the file `microphone` from its beginning, and then silence."""
+    """`browser(**options)` → a browser with these options of Playwright's, the same for the same: it keeps the compiled
+    scripts of the page. Whoever asks for its microphone hears the file `microphone` from its beginning, and then
+    silence."""
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=WAIT)
-
     flags = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
     flags += [f"--use-file-for-fake-audio-capture={microphone}%noloop"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        browsers = {}
+
+        def browser(**options):
+            key = repr(sorted(options.items()))
+            if key not in browsers:
+                browsers[key] = playwright.chromium.launch_persistent_context(
+                    microphone.with_name(f"profile-{len(browsers)}"),
+                    executable_path=CHROMIUM,
+                    args=flags,
+                    permissions=["microphone", "clipboard-read", "clipboard-write"],
+                    **options,
+                )
+                browsers[key].set_default_timeout(WAIT)
+            return browsers[key]
+
         yield browser
-        browser.close()
+        for one in browsers.values():
+            one.close()
 
 
 @contextmanager
 def visits(browser, address: str, hosts=()):
-    """`visit(locale, **options of the context)` → the page of a visitor of its own, opened and ready.
+    """`visit(locale, **options of the browser)` → the page of a visitor of its own, opened and ready.
 
     In the end, no script may have failed in any, and none may have asked another host than the page's own and `hosts`.
     """
-    contexts, wrong, asked = [], [], set()
+    pages, wrong, asked = [], [], set()
 
     def visit(locale: str = "sv-SE", script: str = "", ready: str = "#result", **options):
         options = {"viewport": {"width": 1000, "height": 900}} | options
-        permissions = ["microphone", "clipboard-read", "clipboard-write"]
-        context = browser.new_context(locale=locale, permissions=permissions, **options)
-        contexts.append(context)
-        context.set_default_timeout(WAIT)
-        context.add_init_script(script)
-        page = context.new_page()
+        page = browser(locale=locale, **options).new_page()
+        pages.append(page)
+        page.add_init_script(script)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
         page.goto(address)
@@ -93,8 +106,8 @@ def visits(browser, address: str, hosts=()):
     try:
         yield visit
     finally:
-        for context in contexts:
-            context.close()
+        for page in pages:
+            page.close()
     assert not wrong
     assert asked <= {"", urlsplit(address).netloc, *hosts}
 

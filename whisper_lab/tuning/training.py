@@ -3,10 +3,9 @@
 import copy
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -254,15 +253,7 @@ class Trainer(adapters.Checkpoints, Seq2SeqTrainer):
         finally:
             self.processing_class = self.processor
         if self.args.should_save:
-            for name, content in self._processor_files.items():
-                (Path(output_dir or self.args.output_dir) / name).write_bytes(content)
-
-    @cached_property
-    def _processor_files(self) -> dict[str, bytes]:
-        """By name; the same in every checkpoint, and slow to make."""
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint.save_processor(self.processor, folder)
-            return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+            checkpoint.save_processor(self.processor, output_dir or self.args.output_dir)
 
     def _save_checkpoint(self, model, trial) -> None:
         self._check_losses()

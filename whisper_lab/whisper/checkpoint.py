@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import tempfile
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 from .. import LabError
@@ -78,13 +80,32 @@ def _whisper(name: str, config: dict) -> dict:
 
 
 def load_processor(name: str):
-    """The WhisperProcessor of `--model name`, or NAME@REVISION of the Hub: tokenizer and feature extractor.
+    """The WhisperProcessor of `--model name`, or NAME@REVISION of the Hub: tokenizer and feature extractor. The same
+    object for the same files: it is not to be changed.
 
     Raises LabError where they are not whole, or not this model's.
     """
+    source = locate(name)
+    if not Path(source).is_dir():
+        return _processor(name, source)
+    return _known_processor(name, source, tuple(_states(Path(source))))
+
+
+def _states(folder: Path) -> list[tuple]:
+    """What changes where a file of `folder` does."""
+    states = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.exists()]
+    return [(name, state.st_size, state.st_mtime_ns, state.st_ino) for name, state in states]
+
+
+@lru_cache(maxsize=4)
+def _known_processor(name: str, source: str, states: tuple):
+    """A run and a study ask for it several times, and it takes a third of a second."""
+    return _processor(name, source)
+
+
+def _processor(name: str, source: str):
     from transformers import WhisperProcessor
 
-    source = locate(name)
     sizes, generation = (_settings(name, source, one) for one in damage.SETTINGS)
     _whisper(name, sizes)
     if (folder := Path(source)).is_dir():
@@ -177,15 +198,26 @@ def save(model, processor, folder: str | Path) -> None:
 def save_processor(processor, folder: str | Path) -> None:
     """The processor's files, in the new form and the old."""
     folder = Path(folder)
-    processor.save_pretrained(folder)
-    processor.feature_extractor.save_pretrained(folder)
-    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
-    vocabulary = {token: i for token, i in tokenizer["model"]["vocab"].items() if token not in added}
-    merges = [m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"]["merges"]]
-    _write_json(folder / "vocab.json", vocabulary)
-    _write_json(folder / "added_tokens.json", added)
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in _processor_files(processor).items():
+        (folder / name).write_bytes(content)
+
+
+@lru_cache(maxsize=1)
+def _processor_files(processor) -> dict[str, bytes]:
+    """By name; the same in every checkpoint, and slow to make."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        processor.save_pretrained(folder)
+        processor.feature_extractor.save_pretrained(folder)
+        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+        vocabulary = {token: i for token, i in tokenizer["model"]["vocab"].items() if token not in added}
+        merges = [m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"]["merges"]]
+        _write_json(folder / "vocab.json", vocabulary)
+        _write_json(folder / "added_tokens.json", added)
+        (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def _write_json(path: Path, value) -> None:
@@ -244,6 +276,7 @@ def labelled(clips, tokenizer, language: str) -> list[dict]:
     return [asdict(clip) | {"labels": ids} for clip, ids in zip(clips, labels, strict=True)]
 
 
+@lru_cache(maxsize=4)
 def tokenizer_fingerprint(tokenizer) -> str:
     """The same for tokenizers that give the same labels: of the vocabulary, as every Whisper size shares it."""
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
