@@ -22,7 +22,7 @@ from whisper_lab.serving.transcription import Transcriber
 from whisper_lab.speech.features import FRAMES
 from whisper_lab.stores import store
 from whisper_lab.tuning import monitoring, processes, recipes, runs, training
-from whisper_lab.whisper import attention, backends, checkpoint, precision
+from whisper_lab.whisper import attention, backends, checkpoint
 
 OLD = (
     "The NVIDIA driver on your system is too old (found version 12040). Please update your GPU driver by downloading "
@@ -370,7 +370,7 @@ def test_where_they_are_missing_another_engine_runs_and_a_line_says_which(served
             backends.load(engine, tiny, device)
     monkeypatch.setattr(cuda, "available", lambda: True)
     monkeypatch.setattr(cuda, "device", lambda: torch.device("cpu"))  # as far as this machine can go
-    monkeypatch.setattr(precision, "choose", lambda *_: "float32")
+    monkeypatch.setattr(backends, "choose", lambda *_: "float32")
     assert named(backends.load("auto", tiny)) == "transformers, float32 on cpu"
     assert Transcriber(str(tiny)).facts()["engine"] == "transformers, float32 on cpu"
     found = [line for line in capsys.readouterr().err.splitlines() if "Instead" in line]

@@ -217,6 +217,28 @@ def test_the_engine_of_transformers_rounds_its_weights_as_autocast_would(tiny, p
         backends.load("ctranslate2", tiny, precision="bf16")
 
 
+def test_on_short_windows_ctranslate2s_encoder_is_torchs_where_that_is_faster(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("WHISPER_LAB_CACHE", str(tmp_path / "cache"))
+    short = tmp_path / "short"
+    shutil.copytree(tiny, short)
+    files.write_json(short / "config.json", files.read_json(short / "config.json") | {"trained_windows": [300, 3_000]})
+    sound, states = np.random.default_rng(0).random((2, 80, 300), np.float32), {}
+    for chosen in ("float32", "bf16"):
+        monkeypatch.setattr(backends, "choose", lambda asked, device, chosen=chosen: chosen)
+        engine = backends.load("ctranslate2", short, "cpu", 1)
+        assert engine.precision == f"int8 (encoder {chosen})"
+        encoded = engine.encode(sound)
+        states[chosen] = np.array(encoded)
+        assert len(engine.decode(engine.select(encoded, [1]), [50258, 50327, 50359, 50363], 8)) == 1
+    assert not (states["bf16"] == states["float32"]).all()
+    assert np.abs(states["bf16"] - states["float32"]).mean() < 0.02 * np.abs(states["float32"]).mean()
+    converted = backends.convert(short, "int8")  # no weights for torch
+    files.write_json(
+        converted / "config.json", files.read_json(converted / "config.json") | {"trained_windows": [300, 3_000]}
+    )
+    assert backends.load("ctranslate2", converted, "cpu", 1).precision == "int8 (encoder float32)"
+
+
 @pytest.mark.parametrize("script", ["training-pipeline.py", "app.py", "app_youtube.py"])
 def test_every_script_says_how(script, tmp_path):
     done = inside(script, "--help", cwd=tmp_path)
