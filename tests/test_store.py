@@ -137,9 +137,10 @@ def test_a_run_killed_at_any_clip_ends_in_the_same_bytes(tmp_path, splits):
 
 def test_sigkill_in_two_processes_ends_in_the_same_bytes(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    inside("feature-pipeline.py", "--store", whole, cwd=tmp_path)
+    limit = ["--limit", "140"]  # more than a shard
+    inside("feature-pipeline.py", "--store", whole, *limit, cwd=tmp_path)
     run = subprocess.Popen(
-        [sys.executable, ROOT / "feature-pipeline.py", "--store", killed, "--workers", "2"],
+        [sys.executable, ROOT / "feature-pipeline.py", "--store", killed, *limit, "--workers", "2"],
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -148,7 +149,7 @@ def test_sigkill_in_two_processes_ends_in_the_same_bytes(tmp_path):
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     assert not (killed / "manifest.json").exists()
-    inside("feature-pipeline.py", "--store", killed, cwd=tmp_path)
+    inside("feature-pipeline.py", "--store", killed, *limit, cwd=tmp_path)
     assert contents(killed) == contents(whole)
 
 
@@ -200,18 +201,19 @@ def test_a_split_without_a_usable_clip_ends_in_an_error(tmp_path, splits):
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path):
-    """A real one: a file system of 4 MB, which takes root to mount."""
+    """A real one: a file system of 1 MB, which takes root to mount."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"cannot mount a small file system here: {mounted.stderr.decode().strip()}")
     try:
-        done = script("feature-pipeline.py", "--store", disk / "set", cwd=tmp_path, check=False)
+        typed = ["feature-pipeline.py", "--store", disk / "set", "--limit", "16"]
+        done = script(*typed, cwd=tmp_path, check=False)
         assert done.returncode == 2 and "no room left on disk" in done.stderr and "Traceback" not in done.stderr
         assert not (disk / "set" / "manifest.json").exists() and not list((disk / "set").glob(".partial-*"))
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
-        inside("feature-pipeline.py", "--store", disk / "set", cwd=tmp_path)
+        inside(*typed, cwd=tmp_path)
         store.FeatureSet(disk / "set")
     finally:
         subprocess.run(["umount", disk], check=True)
