@@ -1,11 +1,7 @@
 """The embedded model as a tuned one is served: on windows as short as the speech."""
 
-import copy
-
 from whisper_lab.serving.transcription import Transcriber
 from whisper_lab.speech.features import FRAMES
-
-SHORT = [400, 600, 800, 1_000, FRAMES]
 
 
 class Quick(Transcriber):
@@ -14,12 +10,4 @@ class Quick(Transcriber):
     def __init__(self, model: str, *args, **kwargs):
         super().__init__(model, *args, **kwargs)
         if model == "sample":
-            self.lengths = SHORT
-
-
-def quick(transcriber: Transcriber) -> Transcriber:
-    """`transcriber` on short windows; they share the model."""
-    same = copy.copy(transcriber)
-    same.lengths = SHORT
-    same.__dict__.pop("longest", None)
-    return same
+            self.lengths = [400, 600, 800, 1_000, FRAMES]

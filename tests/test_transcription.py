@@ -6,7 +6,6 @@ import pytest
 import torch
 from browser import GREEDY
 from conftest import JAPANESE
-from quick import quick
 
 from whisper_lab import LabError, files
 from whisper_lab.corpora import corpus
@@ -40,16 +39,6 @@ def base() -> Transcriber:
 @pytest.fixture(scope="module")
 def base_in_transformers() -> Transcriber:
     return Transcriber("sample", "transformers", precision="float32")
-
-
-@pytest.fixture(scope="module")
-def short_windows(base) -> Transcriber:
-    return quick(base)
-
-
-@pytest.fixture(scope="module")
-def short_windows_in_transformers(base_in_transformers) -> Transcriber:
-    return quick(base_in_transformers)
 
 
 @pytest.fixture
@@ -131,10 +120,8 @@ def test_only_a_model_that_learnt_short_windows_is_given_them(base, short, sound
 
 
 @pytest.mark.parametrize("engine", backends.NAMES)
-def test_words_have_times_in_order_that_fit_what_is_said(
-    engine, short_windows, short_windows_in_transformers, clips, sounds
-):
-    transcriber = short_windows if engine == "ctranslate2" else short_windows_in_transformers
+def test_words_have_times_in_order_that_fit_what_is_said(engine, base, base_in_transformers, clips, sounds):
+    transcriber = base if engine == "ctranslate2" else base_in_transformers
     pause = np.zeros(2 * SAMPLE_RATE, np.float32)
     sound = np.concatenate([pause, sounds[0], pause, sounds[1]])
     segments = list(transcriber.segments(sound, GREEDY, words=True))
@@ -149,16 +136,16 @@ def test_words_have_times_in_order_that_fit_what_is_said(
         assert segment.text == " ".join(word.text for word in segment.words)
 
 
-def test_a_part_of_a_recording_keeps_its_own_times(short_windows, clips, sounds):
+def test_a_part_of_a_recording_keeps_its_own_times(base, clips, sounds):
     length = sounds[0].size / SAMPLE_RATE
     whole = np.concatenate([sounds[0], np.zeros(SAMPLE_RATE, np.float32), sounds[1]])
-    (segment,) = short_windows.segments(whole, start=length + 0.5)
-    assert segment.text == short_windows.text(whole[int((length + 0.5) * SAMPLE_RATE) :])
+    (segment,) = base.segments(whole, GREEDY, start=length + 0.5)
+    assert segment.text == base.text(whole[int((length + 0.5) * SAMPLE_RATE) :], GREEDY)
     assert segment.start >= length + 0.5 - 1e-6
 
 
-def test_a_file_and_its_samples_give_the_same(short_windows, clips, sounds):
-    assert [s.text for s in short_windows.segments(clips[0].path)] == [short_windows.text(sounds[0])]
+def test_a_file_and_its_samples_give_the_same(base, clips, sounds):
+    assert [s.text for s in base.segments(clips[0].path, GREEDY)] == [base.text(sounds[0], GREEDY)]
 
 
 def noises() -> dict[str, np.ndarray]:
@@ -209,12 +196,12 @@ def test_music_before_and_after_adds_no_words(base, clips, sounds):
     assert 0 < len(among) <= len(said) + 1
 
 
-def test_speech_that_is_not_detected_is_written_where_the_model_is_sure(short_windows, sounds, monkeypatch, request):
-    expected = short_windows.text(sounds[0])
+def test_speech_that_is_not_detected_is_written_where_the_model_is_sure(base, sounds, monkeypatch, request):
+    expected = base.text(sounds[0], GREEDY)
     request.getfixturevalue("no_speech_detected")
-    assert expected and short_windows.text(sounds[0]).split()[1:-1] == expected.split()[1:-1]
+    assert expected and base.text(sounds[0], GREEDY).split()[1:-1] == expected.split()[1:-1]
     monkeypatch.setattr(transcription, "SURE", 0.0)
-    assert short_windows.text(sounds[0]) == ""
+    assert base.text(sounds[0], GREEDY) == ""
 
 
 def test_a_sentence_that_is_said_six_times_is_written_six_times(base, sounds):
@@ -266,10 +253,10 @@ def test_expected_words_are_given_as_if_just_said(base):
     )
 
 
-def test_options_change_what_is_read_in_both_engines(base, short_windows_in_transformers, sounds):
+def test_options_change_what_is_read_in_both_engines(base, base_in_transformers, sounds):
     for decoding in (Decoding(beams=3), Decoding(beams=1, fallback=True), Decoding(beams=1, prompt="Skövde " * 300)):
         assert base.text(sounds[0], decoding)
-    assert short_windows_in_transformers.text(sounds[0], Decoding(beams=2, prompt="Skövde " * 300))
+    assert base_in_transformers.text(sounds[0], Decoding(beams=2, prompt="Skövde " * 300))
 
 
 def test_a_model_is_converted_once_for_the_same_content(tiny, tmp_path, capfd, monkeypatch):
@@ -319,12 +306,12 @@ def test_words_are_all_of_the_text_and_part_no_character(base, text):
     assert len(segments) >= ends
 
 
-def test_japanese_has_times_by_character_and_captions_without_hyphens(short_windows, espeak):
+def test_japanese_has_times_by_character_and_captions_without_hyphens(base, espeak):
     sound = audio.read(espeak("ja", JAPANESE))
-    segments = list(short_windows.segments(sound, Decoding("ja", beams=1), words=True))
+    segments = list(base.segments(sound, Decoding("ja", beams=1), words=True))
     words = [word for segment in segments for word in segment.words]
     assert len(words) > 10 and all(0 <= word.end - word.start < 1.5 for word in words)
-    assert joined(segments) == short_windows.text(sound, Decoding("ja", beams=1))
+    assert joined(segments) == base.text(sound, Decoding("ja", beams=1))
     lines = [line for cue in cues(segments) for line in cue.lines]
     assert len(lines) > 1 and "".join(lines) == joined(segments).replace(" ", "")
     assert all(scripts.width(line) <= 42 for line in lines)
@@ -338,10 +325,8 @@ def test_a_character_that_was_never_finished_takes_no_other_with_it(base):
 
 
 @pytest.mark.parametrize("engine", backends.NAMES)
-def test_the_language_is_detected_as_whisper_does(
-    engine, base, short_windows, base_in_transformers, short_windows_in_transformers, espeak
-):
-    transcriber = short_windows if engine == "ctranslate2" else short_windows_in_transformers
+def test_the_language_is_detected_as_whisper_does(engine, base, base_in_transformers, espeak):
+    transcriber = base if engine == "ctranslate2" else base_in_transformers
     sound = audio.read(espeak("ja", JAPANESE))
     mel = pad(transcriber.front_end.log_mel(sound), FRAMES)[None]
     (likely,) = transcriber.backend.languages(transcriber.backend.encode(mel))
