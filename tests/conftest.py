@@ -19,7 +19,9 @@ command.quiet_libraries()
 if "PYTEST_XDIST_WORKER" in os.environ:  # what nearly every file imports; the collector need not look at it each time
     import transformers
 
-    assert transformers.Seq2SeqTrainer and transformers.WhisperForConditionalGeneration and transformers.WhisperProcessor
+    assert (
+        transformers.Seq2SeqTrainer and transformers.WhisperForConditionalGeneration and transformers.WhisperProcessor
+    )
     gc.freeze()
 with contextlib.suppress(ValueError):  # Ctrl-C works as in a terminal, even where a shell has started pytest with `&`
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -50,7 +50,7 @@ def sounds(tmp_path_factory) -> SimpleNamespace:
     text = folder / "text.mp3"
     text.write_text("Ingen musik.", encoding="utf-8")
     return SimpleNamespace(
-        microphone=save(folder / "microphone.wav", np.pad(clips(2, 0.8)[10_000:], (0, 60 * audio.SAMPLE_RATE))),
+        microphone=save(folder / "microphone.wav", np.pad(clips(2, 0.8, 6)[10_000:], (0, 60 * audio.SAMPLE_RATE))),
         two=save(folder / "Två meningar.flac", clips(2, 4)),
         one=save(folder / "one.mp3", clips(1)),
         long=save(folder / "long.ogg", np.concatenate([first, gap, second])),
