@@ -80,6 +80,12 @@ def digest(value) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def state(path: Path) -> str:
+    """What changes where the file does; a digest takes longer."""
+    found = path.stat()
+    return f"{path.resolve()} {found.st_size} {found.st_mtime_ns} {found.st_ino}"
+
+
 def file_digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -104,8 +104,6 @@ class Reader:
         try:
             for segment in self.transcriber.segments(source, decoding, True, start, end, progress, cancelled):
                 segments.append(segment)
-                if cancelled():  # meanwhile; or its progress would stand where "cancelled" stood
-                    raise Cancelled
                 if progress.total and time.monotonic() - shown > OFTEN:
                     shown = time.monotonic()
                     text = f"{here['reading']} {clock(progress.done)} {here['of']} {clock(progress.total)}"

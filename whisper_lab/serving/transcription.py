@@ -130,7 +130,7 @@ class Transcriber:
 
         With `words`, each word has its times, and segments end at pauses and sentence ends; without, a segment is a
         window. `start` and `end` choose a part, in seconds. `progress` is kept up to date. Raises AudioError, and
-        Cancelled once `cancelled()` is true, which is asked between batches.
+        Cancelled once `cancelled()` is true, which is asked before each batch and each segment.
         """
         progress = progress or Progress()
         if isinstance(source, np.ndarray):
@@ -155,7 +155,10 @@ class Transcriber:
             for window, result in zip(group, decode(group)):
                 progress.done = window.seconds[1]
                 for piece, found in self._complete(window, result, decode, paces):
-                    yield from (shifted(one, start) for one in self._segments_of(piece, *found))
+                    for segment in self._segments_of(piece, *found):
+                        if cancelled():  # since the batch began: what comes now would be shown over "cancelled"
+                            raise Cancelled
+                        yield shifted(segment, start)
             ahead = min(4 * ahead, AHEAD)
         progress.done = progress.total = progress.total or progress.done
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-from .. import LabError
+from .. import LabError, files
 from ..text import CONTROL, cleaned
 from . import damage, hub, vocabulary, weights
 from .hub import WAYS_OUT
@@ -86,24 +86,19 @@ def load_processor(name: str):
     Raises LabError where they are not whole, or not this model's.
     """
     source = locate(name)
-    if not Path(source).is_dir():
-        return _processor(name, source)
-    return _known_processor(name, source, tuple(_states(Path(source))))
-
-
-def _states(folder: Path) -> list[tuple]:
-    """What changes where a file of `folder` does."""
-    states = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.exists()]
-    return [(name, state.st_size, state.st_mtime_ns, state.st_ino) for name, state in states]
+    folder = Path(source)
+    if not folder.is_dir():
+        return _load_processor(name, source)
+    return _processor_of(name, source, tuple(files.state(path) for path in sorted(folder.iterdir()) if path.exists()))
 
 
 @lru_cache(maxsize=4)
-def _known_processor(name: str, source: str, states: tuple):
-    """A run and a study ask for it several times, and it takes a third of a second."""
-    return _processor(name, source)
+def _processor_of(name: str, source: str, states: tuple[str, ...]):
+    """That of the files with these `states`. A run asks for it several times, and loading takes a third of a second."""
+    return _load_processor(name, source)
 
 
-def _processor(name: str, source: str):
+def _load_processor(name: str, source: str):
     from transformers import WhisperProcessor
 
     sizes, generation = (_settings(name, source, one) for one in damage.SETTINGS)
@@ -205,7 +200,7 @@ def save_processor(processor, folder: str | Path) -> None:
 
 @lru_cache(maxsize=1)
 def _processor_files(processor) -> dict[str, bytes]:
-    """By name; the same in every checkpoint, and slow to make."""
+    """The content of those files, by name. It is the same in every checkpoint, and slow to make."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         processor.save_pretrained(folder)
